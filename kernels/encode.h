@@ -1,0 +1,64 @@
+/* Weights -> codes, one column at a time. Pure functions; every result is a
+ * function of the column and the parameters alone.
+ *
+ * Formulas: docs/design.md "The encoder". */
+#ifndef CCQ_KERNELS_ENCODE_H
+#define CCQ_KERNELS_ENCODE_H
+
+#include "kernels/ops.h"
+
+enum { CCQ_EFFORT_FAST, CCQ_EFFORT_NORMAL };
+enum { CCQ_BOOKS = 9 }; /* default pair, then p0..p7 */
+
+/* The code tables. Fill once, then read-only and shared by threads. */
+typedef struct ccq_encoder {
+    ccq_book book[CCQ_BOOKS];
+} ccq_encoder;
+
+/* 0, or -1 when a built-in line fails its proof (a bug). */
+int ccq_encoder_init(ccq_encoder *enc);
+/* Fills one book; returns CCQ_LINE_*. */
+int ccq_book_init(ccq_book *book, float cs, float zp);
+
+typedef struct ccq_encode_params {
+    int effort; /* CCQ_EFFORT_* */
+    int gain;   /* eighths of the shrinkage to undo, 0..8 (default 4) */
+    int order;  /* CCQ_ORDER_* */
+} ccq_encode_params;
+
+enum {
+    CCQ_COLUMN_OK = 0,
+    CCQ_COLUMN_ZERO = 1, /* all zero, or its super scale would be below 2^-110: written as zeros */
+    CCQ_COLUMN_HUGE = 2  /* |480 * super| reaches the largest bf16: must be refused */
+};
+
+/* One encoded column. */
+typedef struct ccq_column {
+    uint8_t *bytes; /* k/4, stored order; caller's */
+    uint8_t *local; /* k/64, 0..15; caller's */
+    uint16_t super; /* bf16 */
+    float code_scale, code_zp;
+    int status;           /* CCQ_COLUMN_* */
+    double error, energy; /* sum (w - w^)^2 and sum w^2, w^ by the fused two-rounding decode, stored rows ascending */
+    double max_error;     /* largest |w - w^| */
+} ccq_column;
+
+/* Bytes of scratch for a column of k rows. */
+size_t ccq_encode_scratch(int64_t k);
+/* w: k finite values in logical order, k a multiple of 128. */
+void ccq_encode_column(const ccq_ops *ops, const ccq_encoder *enc, const ccq_encode_params *p,
+                       const float *w, int64_t k, ccq_column *out, void *scratch);
+
+/* ---- wint8 and wint4 (Paddle's weight_quantize) -------------------------- */
+enum { CCQ_RULE_GPU, CCQ_RULE_CPU };
+
+/* One column: integers q[k] in -B..B (B = 127 or 7) and the stored scale (bf16
+ * bits). An all-zero column gives q = 0, scale 0. error, energy, max_error as
+ * in ccq_column (decoded value bf16(q * scale)); NULL allowed. */
+void ccq_weight_only_column(int bits, int rule, const float *w, int64_t k, int8_t *q,
+                            uint16_t *scale, double *error, double *energy, double *max_error);
+/* Puts a column into the stored tensor of n columns (k*n or k*n/2 bytes).
+ * Columns never share a byte, so threads may place different ones at once. */
+void ccq_weight_only_place(int bits, const int8_t *q, int64_t k, int64_t n, uint8_t *stored);
+
+#endif

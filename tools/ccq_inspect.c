@@ -1,0 +1,2 @@
+#include "libccq/ccq.h"
+int main(void) { return 0; }
