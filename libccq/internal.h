@@ -1,0 +1,53 @@
+/* What the files of libccq share and nobody else sees. */
+#ifndef CCQ_LIBCCQ_INTERNAL_H
+#define CCQ_LIBCCQ_INTERNAL_H
+
+#include "libccq/source.h"
+
+/* ---- names.c -------------------------------------------------------------- */
+
+typedef enum ccq_suffix {
+    CCQ_SUFFIX_WEIGHT, /* .weight, .bias, or none */
+    CCQ_SUFFIX_QUANT_WEIGHT,
+    CCQ_SUFFIX_WEIGHT_SCALE,
+    CCQ_SUFFIX_SUPER_SCALES,
+    CCQ_SUFFIX_CODE_SCALE,
+    CCQ_SUFFIX_CODE_ZP,
+    CCQ_SUFFIXES
+} ccq_suffix;
+
+/* Which tensor of the model a stored name stands for. */
+typedef struct ccq_slot {
+    ccq_role role;
+    ccq_block block;
+    int layer, expert; /* -1 when none */
+    int bias;
+    int part;  /* 0 the joined tensor; 1, 2, 3: q, k, v or gate, up */
+    int torch; /* prefix "model." */
+    ccq_suffix suffix;
+} ccq_slot;
+
+typedef enum ccq_naming { CCQ_NAME_UNKNOWN, CCQ_NAME_KNOWN, CCQ_NAME_MTP } ccq_naming;
+
+ccq_naming ccq_name_parse(const char *name, ccq_slot *slot);
+/* The Paddle name of the tensor (as ccq_entry.name); size bytes at out. */
+void ccq_name_write(const ccq_slot *slot, char *out, size_t size);
+/* Model order: <0, 0, >0. Parts and suffixes do not count. */
+int ccq_slot_compare(const ccq_slot *a, const ccq_slot *b);
+
+/* ---- arch.c --------------------------------------------------------------- */
+
+/* Sizes that config.json must state or that have a default; those that tensors
+ * tell stay 0 (absent) here. */
+ccq_code ccq_arch_read(const ccq_config *config, ccq_arch *arch, ccq_error *err);
+/* After the entries are known: takes from their widths what tensors tell,
+ * checks config.json and every shape against it. */
+ccq_code ccq_arch_settle(ccq_source *src, ccq_error *err);
+/* Rows and columns that the sizes ask of an entry. */
+void ccq_arch_shape(const ccq_arch *arch, const ccq_entry *e, int64_t *k, int64_t *n);
+
+/* ---- source.c ------------------------------------------------------------- */
+
+ccq_code ccq_source_note(ccq_source *src, const char *fmt, ...) CCQ_PRINTF(2, 3);
+
+#endif
