@@ -57,7 +57,7 @@ enum { CCQ_RULE_GPU, CCQ_RULE_CPU };
  * in ccq_column (decoded value bf16(q * scale)); NULL allowed. */
 void ccq_weight_only_column(int bits, int rule, const float *w, int64_t k, int8_t *q,
                             uint16_t *scale, double *error, double *energy, double *max_error);
-/* Puts a column into the stored tensor of n columns (k*n or k*n/2 bytes).
+/* Puts column n (from 0) into the stored tensor, k or k/2 bytes a column.
  * Columns never share a byte, so threads may place different ones at once. */
 void ccq_weight_only_place(int bits, const int8_t *q, int64_t k, int64_t n, uint8_t *stored);
 
