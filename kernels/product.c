@@ -1,1 +1,133 @@
+/* Matrix products. One law: an output is one fp32 chain over ascending k. The
+ * loops below may go over rows, columns and blocks of k in any order, because
+ * an accumulator that is stored and loaded again keeps its bits. */
+#include "kernels/internal.h"
 #include "kernels/ops.h"
+
+#include <string.h>
+
+enum {
+    BLOCK_K = 256,   /* rows of w decoded at a time: a panel of 16 KiB, in L1 */
+    BLOCK_ROWS = 384, /* rows of x packed at a time: 384 KiB, in L2 */
+    BLOCK_N = 64,    /* columns decoded at a time: whole cache lines of bf16 rows */
+    FEW_ROWS = 8     /* up to here x is read where it lies */
+};
+
+void ccq_product_c(const float *x, int64_t ldx, int64_t rows, const float *panel, int64_t kc,
+                   float *acc, int64_t ldacc)
+{
+    int64_t r, k;
+    int j;
+
+    for (r = 0; r < rows; r++)
+        for (k = 0; k < kc; k++)
+            for (j = 0; j < CCQ_PANEL; j++)
+                acc[r * ldacc + j] = __builtin_fmaf(x[r * ldx + k], panel[k * CCQ_PANEL + j],
+                                                    acc[r * ldacc + j]);
+}
+
+static int64_t min64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+size_t ccq_matmul_scratch(int64_t rows)
+{
+    size_t block = (size_t)min64(rows, BLOCK_ROWS);
+    return block * BLOCK_K + (size_t)BLOCK_K * BLOCK_N + block * CCQ_PANEL;
+}
+
+/* One block of the product: what its loops share. */
+typedef struct block {
+    const ccq_ops *ops;
+    const ccq_weight *w;
+    const float *x; /* rows x kc, from row k0 of w */
+    int64_t ldx, rows, k0, kc;
+    float *y;
+    int64_t ldy;
+    float *panels; /* BLOCK_N / 16 panels of kc x 16 */
+    float *edge;   /* rows x 16, for a panel that y does not hold whole */
+} block;
+
+/* y[r][n..n+width-1] += block, width < 16. */
+static void product_edge(const block *b, const float *panel, int64_t n, int64_t width)
+{
+    size_t bytes = (size_t)width * sizeof(float);
+    int64_t r;
+
+    for (r = 0; r < b->rows; r++)
+        memcpy(b->edge + r * CCQ_PANEL, b->y + r * b->ldy + n, bytes);
+    b->ops->product(b->x, b->ldx, b->rows, panel, b->kc, b->edge, CCQ_PANEL);
+    for (r = 0; r < b->rows; r++)
+        memcpy(b->y + r * b->ldy + n, b->edge + r * CCQ_PANEL, bytes);
+}
+
+/* Columns n..n1-1, at most BLOCK_N of them. */
+static void product_columns(const block *b, int64_t n, int64_t n1)
+{
+    int64_t c, k, part;
+
+    /* 64 rows at a time: neighbouring panels share the cache lines of w. */
+    for (k = 0; k < b->kc; k += CCQ_GROUP)
+        for (c = n; c < n1; c += CCQ_PANEL) {
+            part = min64(CCQ_GROUP, b->kc - k);
+            b->ops->unpack(b->w, b->k0 + k, part, c,
+                           b->panels + ((c - n) * b->kc) + k * CCQ_PANEL);
+        }
+    for (c = n; c < n1; c += CCQ_PANEL) {
+        const float *panel = b->panels + (c - n) * b->kc;
+        if (n1 - c < CCQ_PANEL)
+            product_edge(b, panel, c, n1 - c);
+        else
+            b->ops->product(b->x, b->ldx, b->rows, panel, b->kc, b->y + c, b->ldy);
+    }
+}
+
+static void pack(const float *x, int64_t ldx, int64_t rows, int64_t kc, float *to)
+{
+    int64_t r;
+
+    for (r = 0; r < rows; r++)
+        memcpy(to + r * kc, x + r * ldx, (size_t)kc * sizeof *to);
+}
+
+/* At most BLOCK_ROWS rows. */
+static void matmul_rows(block *b, const float *x, int64_t ldx, int64_t n0, int64_t n1, int bf16,
+                        float *packed)
+{
+    int64_t n, r, end;
+
+    for (r = 0; r < b->rows; r++)
+        memset(b->y + r * b->ldy + n0, 0, (size_t)(n1 - n0) * sizeof(float));
+    for (b->k0 = 0; b->k0 < b->w->k; b->k0 += b->kc) {
+        b->kc = min64(BLOCK_K, b->w->k - b->k0);
+        b->x = x + b->k0;
+        b->ldx = ldx;
+        if (b->rows > FEW_ROWS) {
+            pack(b->x, ldx, b->rows, b->kc, packed);
+            b->x = packed;
+            b->ldx = b->kc;
+        }
+        for (n = n0; n < n1; n = end) {
+            end = min64(n + BLOCK_N, n1);
+            product_columns(b, n, end);
+        }
+    }
+    for (r = 0; bf16 && r < b->rows; r++)
+        b->ops->round(b->y + r * b->ldy + n0, n1 - n0, b->y + r * b->ldy + n0);
+}
+
+void ccq_matmul(const ccq_ops *ops, const ccq_weight *w, const float *x, int64_t ldx, int64_t rows,
+                int64_t n0, int64_t n1, int bf16, float *y, int64_t ldy, float *scratch)
+{
+    int64_t r, most = min64(rows, BLOCK_ROWS);
+    float *packed = scratch, *panels = packed + most * BLOCK_K;
+    block b = {.ops = ops, .w = w, .ldy = ldy, .panels = panels,
+               .edge = panels + BLOCK_K * BLOCK_N};
+
+    for (r = 0; r < rows; r += b.rows) {
+        b.rows = min64(BLOCK_ROWS, rows - r);
+        b.y = y + r * ldy;
+        matmul_rows(&b, x + r * ldx, ldx, n0, n1, bf16, packed);
+    }
+}
