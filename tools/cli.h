@@ -62,6 +62,7 @@ typedef struct cli {
     int color_mode;
     int threads;  /* 0 = default */
     unsigned isa; /* CCQ_ISA_* allowed */
+    unsigned isa_absent; /* asked for and not here: noted at CLI_END */
     const char *device;
 } cli;
 
