@@ -193,6 +193,8 @@ static void choose(work *x, const ccq_encoder *enc, int effort)
     }
     for (int j = 0; j < 4; j++)
         try_scale(x, &enc->book[0], super_scale(&enc->book[0], max_rms, divisors[j]), 3);
+    if (effort == CCQ_EFFORT_SCALES)
+        return;
     s = x->best.s;
     x->best.book = NULL; /* the second stage compares its own nine trials */
     for (int i = 0; i < CCQ_BOOKS; i++)
@@ -252,12 +254,15 @@ static float gained(const work *x, int gain)
 static void measure(const trial *t, const float *w, int64_t k, int order, ccq_column *out)
 {
     float v[CCQ_GROUP], super = ccq_bf16_to_f32(out->super);
+    int from[CCQ_GROUP];
 
+    for (int i = 0; i < CCQ_GROUP; i++)
+        from[i] = ccq_stored_to_logical(i, order);
     out->error = out->energy = out->max_error = 0.0;
     for (int64_t g = 0; g < k / CCQ_GROUP; g++) {
         decode_group(t, g, super, v);
         for (int i = 0; i < CCQ_GROUP; i++) {
-            double a = (double)w[g * CCQ_GROUP + ccq_stored_to_logical(i, order)];
+            double a = (double)w[g * CCQ_GROUP + from[i]];
             double d = a - (double)v[i];
             out->error += d * d;
             out->energy += a * a;

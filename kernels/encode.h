@@ -7,7 +7,9 @@
 
 #include "kernels/ops.h"
 
-enum { CCQ_EFFORT_FAST, CCQ_EFFORT_NORMAL };
+/* SCALES is normal before its second stage (one line, four scales): what the
+ * benchmark of docs/design.md compares with. */
+enum { CCQ_EFFORT_FAST, CCQ_EFFORT_NORMAL, CCQ_EFFORT_SCALES };
 enum { CCQ_BOOKS = 9 }; /* default pair, then p0..p7 */
 
 /* The code tables. Fill once, then read-only and shared by threads. */
