@@ -46,6 +46,12 @@ ccq_code ccq_arch_settle(ccq_source *src, ccq_error *err);
 /* Rows and columns that the sizes ask of an entry. */
 void ccq_arch_shape(const ccq_arch *arch, const ccq_entry *e, int64_t *k, int64_t *n);
 
+/* ---- entries.c ------------------------------------------------------------ */
+
+/* Fills entry, skipped and memory from the checkpoint's names; shapes are those
+ * of the tensors, not yet checked against config.json. */
+ccq_code ccq_source_classify(ccq_source *src, ccq_error *err);
+
 /* ---- source.c ------------------------------------------------------------- */
 
 ccq_code ccq_source_note(ccq_source *src, const char *fmt, ...) CCQ_PRINTF(2, 3);
