@@ -158,8 +158,8 @@ static uint64_t padded(uint64_t bytes)
 }
 
 /* Reads a scale vector and sees that every value is finite. */
-static ccq_code load_vector(const ccq_source *src, const ccq_entry *e, const ccq_tensor *t,
-                            char **at, const void **out, ccq_error *err)
+static ccq_code load_vector(const ccq_source *src, const ccq_tensor *t, char **at,
+                            const void **out, ccq_error *err)
 {
     int64_t first, count;
     ccq_code code = ccq_checkpoint_read(src->files, t, 0, *at, t->bytes, err);
@@ -185,13 +185,13 @@ static ccq_code load_quantized(const ccq_source *src, const ccq_entry *e, char *
     w->data = at;
     at += padded(q->bytes);
     if (!code)
-        code = load_vector(src, e, e->weight_scale, &at, &scale, err);
+        code = load_vector(src, e->weight_scale, &at, &scale, err);
     if (!code && e->type == CCQ_TYPE_WINT2) {
-        code = load_vector(src, e, e->super_scales, &at, &super, err);
+        code = load_vector(src, e->super_scales, &at, &super, err);
         if (!code)
-            code = load_vector(src, e, e->code_scale, &at, &code_scale, err);
+            code = load_vector(src, e->code_scale, &at, &code_scale, err);
         if (!code)
-            code = load_vector(src, e, e->code_zp, &at, &code_zp, err);
+            code = load_vector(src, e->code_zp, &at, &code_zp, err);
         w->local = scale;
         scale = NULL;
     }
