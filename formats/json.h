@@ -34,7 +34,7 @@ typedef struct ccq_json {
     const char *text; /* of the last KEY, STRING or NUMBER; valid until the next call */
     size_t len;
     size_t begin, end; /* byte range of the last token in the source, quotes included */
-    ccq_code code;     /* after ERROR: JSON, UTF8, LIMIT, NO_MEMORY */
+    ccq_code code;     /* after ERROR: JSON, NUMBER (01, 1., 0x10), UTF8, LIMIT, NO_MEMORY */
     const char *message;
     /* private */
     const char *src;
