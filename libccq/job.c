@@ -1,1 +1,319 @@
-#include "formats/types.h"
+/* Carries out a plan: tensor after tensor into staged shards, then the side
+ * files, then one commit. */
+#include "libccq/job.h"
+
+#include "formats/file.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <zlib.h>
+
+enum { WINDOW = 16 << 20 }; /* bytes of a copied tensor held at once */
+
+typedef struct job {
+    const ccq_plan *plan;
+    ccq_engine engine;
+    ccq_stage *stage;
+    ccq_out **out;  /* by shard; NULL before its first and after its last tensor */
+    size_t *left;   /* tensors still to be written, by shard */
+    uint32_t *crc;  /* by tensor of the layout */
+    uint32_t *side; /* by carried file */
+} job;
+
+static ccq_code no_memory(ccq_error *err)
+{
+    return ccq_fail(err, CCQ_NO_MEMORY, "job: out of memory");
+}
+
+static uint32_t crc_of(uint32_t crc, const void *data, uint64_t size)
+{
+    return (uint32_t)crc32_z(crc, data, (size_t)size);
+}
+
+/* ---- Stored tensors -------------------------------------------------------------- */
+
+static ccq_code open_shard(job *j, uint32_t shard, ccq_error *err)
+{
+    const ccq_layout *l = j->plan->layout;
+    uint64_t size = 0;
+    const void *header = ccq_layout_header(l, shard, &size);
+    ccq_code code = ccq_stage_create(j->stage, ccq_layout_shard_name(l, shard),
+                                     ccq_layout_shard_bytes(l, shard), &j->out[shard], err);
+    return code ? code : ccq_out_write(j->out[shard], 0, header, size, err);
+}
+
+/* Bytes of a tensor in ascending order; last: there are no more of them. */
+static ccq_code put(job *j, size_t tensor, uint64_t offset, const void *data, uint64_t size,
+                    int last, ccq_error *err)
+{
+    const ccq_layout_tensor *t = ccq_layout_at(j->plan->layout, tensor);
+    ccq_code code = j->out[t->shard] ? CCQ_OK : open_shard(j, t->shard, err);
+    if (code)
+        return code;
+    j->crc[tensor] = crc_of(j->crc[tensor], data, size);
+    code = ccq_out_write(j->out[t->shard], t->offset + offset, data, size, err);
+    if (code || !last || --j->left[t->shard])
+        return code;
+    ccq_out *out = j->out[t->shard];
+    j->out[t->shard] = NULL;
+    return ccq_out_close(out, err);
+}
+
+static ccq_code quantize(job *j, const ccq_action *a, ccq_outcome *outcome, ccq_error *err)
+{
+    ccq_planes planes = {0};
+    ccq_code code = ccq_quantize_tensor(&j->engine, a, &planes, outcome, err);
+    for (int i = 0; !code && i < a->tensors; i++)
+        code = put(j, a->tensor[i], 0, planes.plane[i], planes.bytes[i], 1, err);
+    ccq_planes_free(&planes);
+    return code;
+}
+
+/* Router and bias: small, whole. */
+static ccq_code copy_f32(job *j, const ccq_action *a, ccq_error *err)
+{
+    float *x = malloc(a->bytes_out ? (size_t)a->bytes_out : 1);
+    if (!x)
+        return no_memory(err);
+    ccq_code code = ccq_source_read_f32(j->plan->src, a->entry, x, err);
+    if (!code)
+        code = put(j, a->tensor[0], 0, x, a->bytes_out, 1, err);
+    free(x);
+    return code;
+}
+
+static int transposed(const ccq_entry *e)
+{
+    for (int i = 0; i < e->pieces; i++)
+        if (e->piece[i].transposed)
+            return 1;
+    return 0;
+}
+
+/* Rows through a window; what has to be transposed goes whole. */
+static ccq_code copy_bf16(job *j, const ccq_action *a, ccq_error *err)
+{
+    const ccq_entry *e = a->entry;
+    uint64_t row = 2 * (uint64_t)e->n;
+    int64_t rows = transposed(e) || row >= WINDOW ? 1 : (int64_t)(WINDOW / (row ? row : 1));
+    if (transposed(e) || rows > e->k)
+        rows = e->k;
+    uint16_t *x = malloc(rows && row ? (size_t)((uint64_t)rows * row) : 1);
+    ccq_code code = x ? CCQ_OK : no_memory(err);
+    for (int64_t k0 = 0; !code && (k0 < e->k || k0 == 0); k0 += rows) {
+        int64_t kc = e->k - k0 < rows ? e->k - k0 : rows;
+        code = transposed(e) ? ccq_source_read_bf16(j->plan->src, e, x, err)
+                             : ccq_source_read_rows(j->plan->src, e, k0, kc, x, err);
+        if (!code)
+            code = put(j, a->tensor[0], (uint64_t)k0 * row, x, (uint64_t)kc * row,
+                       k0 + kc >= e->k, err);
+        if (!code)
+            code = ccq_engine_poll(&j->engine, err);
+        if (rows == 0)
+            break;
+    }
+    free(x);
+    return code;
+}
+
+static ccq_code all_tensors(job *j, ccq_quantize_result *result, ccq_error *err)
+{
+    const ccq_quantize_run_options *run = j->engine.run;
+    for (size_t i = 0; i < j->plan->count; i++) {
+        const ccq_action *a = &j->plan->action[i];
+        ccq_outcome *o = &result->outcome[i];
+        ccq_code code = ccq_engine_poll(&j->engine, err);
+        if (!code)
+            code = a->to == CCQ_TYPE_F32    ? copy_f32(j, a, err)
+                   : a->to == CCQ_TYPE_BF16 ? copy_bf16(j, a, err)
+                                            : quantize(j, a, o, err);
+        if (code)
+            return code;
+        j->engine.done.tensors++;
+        j->engine.done.bytes_in += a->bytes_in;
+        j->engine.done.bytes_out += a->bytes_out;
+        if (run->progress)
+            run->progress(run->ctx, &j->engine.done);
+        if (run->tensor)
+            run->tensor(run->ctx, i, o);
+    }
+    return CCQ_OK;
+}
+
+/* ---- Side files --------------------------------------------------------------------- */
+
+ccq_manifest *ccq_job_manifest(const ccq_plan *plan, size_t recipe_bytes, const ccq_sums *sums)
+{
+    const ccq_layout *l = plan->layout;
+    ccq_manifest *m = ccq_manifest_new();
+    size_t config_bytes = 0;
+    int failed = !m;
+    ccq_config_text(plan->config, &config_bytes);
+    for (size_t i = 0; !failed && i < ccq_layout_shards(l); i++) {
+        uint64_t size = 0;
+        const void *header = ccq_layout_header(l, i, &size);
+        failed = ccq_manifest_add(&m->shards, ccq_layout_shard_name(l, i),
+                                  ccq_layout_shard_bytes(l, i), crc_of(0, header, size));
+    }
+    for (size_t i = 0; !failed && i < plan->carries; i++)
+        failed = ccq_manifest_add(&m->files, plan->carried[i].name, plan->carried[i].bytes,
+                                  sums ? sums->carried[i] : 0);
+    for (size_t i = 0; !failed && i < ccq_layout_count(l); i++)
+        failed = ccq_manifest_add(&m->tensors, ccq_layout_at(l, i)->name, 0,
+                                  sums ? sums->tensor[i] : 0);
+    if (!failed)
+        failed = ccq_manifest_add(&m->files, CCQ_INDEX_NAME, plan->index_bytes,
+                                  sums ? sums->index : 0) ||
+                 ccq_manifest_add(&m->files, CCQ_RECIPE_NAME, recipe_bytes,
+                                  sums ? sums->recipe : 0) ||
+                 ccq_manifest_add(&m->files, "config.json", config_bytes, sums ? sums->config : 0);
+    if (!failed)
+        return m;
+    ccq_manifest_free(m);
+    return NULL;
+}
+
+static ccq_code carried_files(job *j, ccq_error *err)
+{
+    ccq_code code = CCQ_OK;
+    for (size_t i = 0; !code && i < j->plan->carries; i++) {
+        char *path = ccq_path_join(j->plan->src->dir, j->plan->carried[i].name);
+        code = path ? ccq_stage_copy(j->stage, path, j->plan->carried[i].name, &j->side[i], err)
+                    : no_memory(err);
+        free(path);
+    }
+    return code;
+}
+
+/* In the order of the commit: what makes the checkpoint visible comes last. */
+static ccq_code side_files(job *j, ccq_error *err)
+{
+    size_t recipe_size = 0, index_size = 0, config_size = 0, manifest_size = 0;
+    const char *config = ccq_config_text(j->plan->config, &config_size);
+    char *recipe = ccq_recipe_text(j->plan, &recipe_size), *text = NULL;
+    char *index = ccq_layout_index(j->plan->layout, &index_size);
+    ccq_manifest *manifest = NULL;
+    ccq_code code = recipe && index ? carried_files(j, err) : no_memory(err);
+    if (code)
+        goto done;
+    ccq_sums sums = {j->crc, j->side, crc_of(0, index, index_size), crc_of(0, recipe, recipe_size),
+                     crc_of(0, config, config_size)};
+    manifest = ccq_job_manifest(j->plan, recipe_size, &sums);
+    text = manifest ? ccq_manifest_text(manifest, &manifest_size) : NULL;
+    code = text ? ccq_stage_put(j->stage, CCQ_MANIFEST_NAME, text, manifest_size, err)
+                : no_memory(err);
+    if (!code)
+        code = ccq_stage_put(j->stage, CCQ_RECIPE_NAME, recipe, recipe_size, err);
+    if (!code)
+        code = ccq_stage_put(j->stage, CCQ_INDEX_NAME, index, index_size, err);
+    if (!code)
+        code = ccq_stage_put(j->stage, "config.json", config, config_size, err);
+done:
+    free(text);
+    ccq_manifest_free(manifest);
+    free(index);
+    free(recipe);
+    return code;
+}
+
+/* ---- The job --------------------------------------------------------------------------- */
+
+static ccq_code start(job *j, ccq_error *err)
+{
+    const ccq_plan *plan = j->plan;
+    size_t shards = ccq_layout_shards(plan->layout), tensors = ccq_layout_count(plan->layout);
+    if (!plan->fits)
+        return ccq_fail(err, CCQ_NO_SPACE,
+                        "%s: %" PRIu64 " bytes and 64 MiB to spare are needed, %" PRIu64 " are free",
+                        plan->output, plan->total_bytes, plan->free_bytes);
+    j->out = calloc(shards + 1, sizeof *j->out);
+    j->left = calloc(shards + 1, sizeof *j->left);
+    j->crc = calloc(tensors + 1, sizeof *j->crc);
+    j->side = calloc(plan->carries + 1, sizeof *j->side);
+    if (!j->out || !j->left || !j->crc || !j->side)
+        return no_memory(err);
+    for (size_t i = 0; i < tensors; i++)
+        j->left[ccq_layout_at(plan->layout, i)->shard]++;
+    return ccq_stage_open(&j->stage, plan->output, plan->options.overwrite, err);
+}
+
+static void finish(job *j)
+{
+    for (size_t i = 0; j->out && i < ccq_layout_shards(j->plan->layout); i++)
+        if (j->out[i])
+            ccq_out_close(j->out[i], NULL);
+    ccq_stage_abandon(j->stage);
+    ccq_engine_free(&j->engine);
+    free(j->side);
+    free(j->crc);
+    free(j->left);
+    free(j->out);
+}
+
+double ccq_outcome_sqnr(const ccq_outcome *o)
+{
+    if (!(o->energy > 0))
+        return NAN;
+    return o->error > 0 ? -10.0 * log10(o->error / o->energy) : INFINITY;
+}
+
+static void sum_up(const job *j, ccq_quantize_result *r)
+{
+    ccq_outcome type[CCQ_TYPES] = {{0}};
+    for (size_t i = 0; i < j->plan->count; i++) {
+        ccq_outcome *t = &type[j->plan->action[i].to];
+        t->error += r->outcome[i].error;
+        t->energy += r->outcome[i].energy;
+        r->zero_columns += r->outcome[i].zero_columns;
+    }
+    for (int i = 0; i < CCQ_TYPES; i++)
+        r->type_sqnr[i] = ccq_outcome_sqnr(&type[i]);
+    for (int i = 0; i < j->engine.workers; i++)
+        r->encode_s += j->engine.worker[i].encode_s;
+    r->encode_weights = j->engine.encode_weights;
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+ccq_code ccq_quantize_run(const ccq_plan *plan, const ccq_quantize_run_options *run,
+                          ccq_quantize_result *result, ccq_error *err)
+{
+    double begin = now();
+    job j = {.plan = plan};
+    *result = (ccq_quantize_result){0};
+    result->outcome = calloc(plan->count + 1, sizeof *result->outcome);
+    ccq_code code = result->outcome ? ccq_engine_init(&j.engine, plan, run, err) : no_memory(err);
+    if (!code)
+        code = start(&j, err);
+    if (!code)
+        code = all_tensors(&j, result, err);
+    if (!code)
+        code = ccq_checkpoint_recheck(plan->src->files, err);
+    if (!code)
+        code = side_files(&j, err);
+    if (!code)
+        code = ccq_engine_poll(&j.engine, err);
+    if (!code)
+        code = ccq_stage_commit(j.stage, err);
+    if (!code) {
+        j.stage = NULL;
+        sum_up(&j, result);
+        result->wall_s = now() - begin;
+    }
+    finish(&j);
+    return code;
+}
+
+void ccq_quantize_result_free(ccq_quantize_result *result)
+{
+    free(result->outcome);
+    result->outcome = NULL;
+}

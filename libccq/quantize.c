@@ -1,1 +1,268 @@
-#include "formats/types.h"
+/* One tensor: its matrix is read whole, its columns are encoded in tiles over
+ * the pool, the planes come out. Columns are independent of each other and
+ * figures are summed by column afterwards, so threads leave no trace. */
+#include "libccq/job.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { TILE = 16 }; /* columns: 32 bytes of a bf16 row, half a cache line */
+
+/* What the tiles of one matrix share. */
+typedef struct batch {
+    ccq_engine *engine;
+    const ccq_action *a;
+    const uint16_t *w; /* [k][n] */
+    ccq_planes *planes;
+    double *error, *energy, *max_error; /* by column */
+    uint8_t *status;                    /* CCQ_COLUMN_* */
+    atomic_int stop;
+    atomic_llong columns; /* done */
+} batch;
+
+/* Pieces of a worker's scratch, for columns of k rows. */
+typedef struct tile_memory {
+    float *x;       /* TILE columns */
+    void *scratch;  /* of the encoder */
+    uint8_t *bytes; /* TILE columns */
+    uint8_t *local;
+    int8_t *q; /* one column of integers */
+} tile_memory;
+
+static size_t round64(size_t n)
+{
+    return (n + 63) / 64 * 64;
+}
+
+static size_t tile_layout(char *base, int64_t k, tile_memory *m)
+{
+    size_t rows = (size_t)k, x = round64(TILE * rows * sizeof(float));
+    size_t scratch = round64(ccq_encode_scratch(k)), bytes = round64(TILE * rows / 4 + TILE);
+    size_t local = round64(TILE * rows / CCQ_GROUP + TILE);
+    if (base)
+        *m = (tile_memory){(float *)(void *)base, base + x, (uint8_t *)base + x + scratch,
+                           (uint8_t *)base + x + scratch + bytes,
+                           (int8_t *)base + x + scratch + bytes + local};
+    return x + scratch + bytes + local + round64(rows);
+}
+
+static int64_t longest_column(const ccq_plan *plan)
+{
+    int64_t k = CCQ_GROUP;
+    for (size_t i = 0; i < plan->count; i++)
+        if (ccq_entry_linear(plan->action[i].entry) && plan->action[i].entry->k > k)
+            k = plan->action[i].entry->k;
+    return k;
+}
+
+ccq_code ccq_engine_init(ccq_engine *engine, const ccq_plan *plan,
+                         const ccq_quantize_run_options *run, ccq_error *err)
+{
+    *engine = (ccq_engine){.plan = plan, .run = run, .workers = ccq_pool_threads(run->pool)};
+    if (ccq_encoder_init(&engine->encoder))
+        return ccq_fail(err, CCQ_BUG, "encoder: a built-in code line fails its proof");
+    engine->worker = calloc((size_t)engine->workers, sizeof *engine->worker);
+    size_t size = tile_layout(NULL, longest_column(plan), NULL);
+    for (int i = 0; engine->worker && i < engine->workers; i++) {
+        engine->worker[i].memory = aligned_alloc(64, size);
+        if (!engine->worker[i].memory) {
+            ccq_engine_free(engine);
+            break;
+        }
+    }
+    return engine->worker ? CCQ_OK : ccq_fail(err, CCQ_NO_MEMORY, "encoder: out of memory");
+}
+
+void ccq_engine_free(ccq_engine *engine)
+{
+    for (int i = 0; engine->worker && i < engine->workers; i++)
+        free(engine->worker[i].memory);
+    free(engine->worker);
+    engine->worker = NULL;
+}
+
+static int cancelled(const ccq_engine *engine)
+{
+    return engine->run->cancelled && engine->run->cancelled(engine->run->ctx);
+}
+
+ccq_code ccq_engine_poll(const ccq_engine *engine, ccq_error *err)
+{
+    if (cancelled(engine))
+        return ccq_fail(err, CCQ_INTERRUPTED, "interrupted: nothing was written");
+    return CCQ_OK;
+}
+
+/* ---- A tile ------------------------------------------------------------------ */
+
+static double cpu_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void encode_wint2(batch *b, int64_t n0, int count, ccq_worker *worker, tile_memory *m)
+{
+    const ccq_quantize_options *o = &b->engine->plan->options;
+    ccq_encode_params p = {o->effort, o->gain, o->order};
+    ccq_column column[TILE];
+    int64_t k = b->a->entry->k;
+    double begin = cpu_seconds();
+    for (int j = 0; j < count; j++) {
+        column[j] = (ccq_column){.bytes = m->bytes + j * (k / CCQ_WINDOWS),
+                                 .local = m->local + j * (k / CCQ_GROUP)};
+        ccq_encode_column(b->engine->run->ops, &b->engine->encoder, &p, m->x + j * k, k, &column[j],
+                          m->scratch);
+    }
+    worker->encode_s += cpu_seconds() - begin;
+    for (int j = 0; j < count; j++) {
+        b->error[n0 + j] = column[j].error;
+        b->energy[n0 + j] = column[j].energy;
+        b->max_error[n0 + j] = column[j].max_error;
+        b->status[n0 + j] = (uint8_t)column[j].status;
+    }
+    ccq_planes_place_wint2(b->planes, n0, count, column);
+}
+
+/* The largest decoded weight is finite in bf16? */
+static int decodes(const int8_t *q, int64_t k, uint16_t scale)
+{
+    int most = 0;
+    for (int64_t i = 0; i < k; i++)
+        if (abs(q[i]) > most)
+            most = abs(q[i]);
+    return isfinite(ccq_round_bf16((float)most * ccq_bf16_to_f32(scale)));
+}
+
+static void encode_weight_only(batch *b, int64_t n0, int count, tile_memory *m)
+{
+    int bits = b->planes->type == CCQ_TYPE_WINT8 ? 8 : 4, rule = b->engine->plan->options.rule;
+    int64_t k = b->a->entry->k;
+    for (int j = 0; j < count; j++) {
+        int64_t n = n0 + j;
+        uint16_t scale;
+        ccq_weight_only_column(bits, rule, m->x + j * k, k, m->q, &scale, &b->error[n],
+                               &b->energy[n], &b->max_error[n]);
+        b->status[n] = !decodes(m->q, k, scale) ? CCQ_COLUMN_HUGE
+                       : (scale & 0x7fff) == 0  ? CCQ_COLUMN_ZERO
+                                                : CCQ_COLUMN_OK;
+        ccq_planes_place_weight_only(b->planes, n, m->q, scale);
+    }
+}
+
+/* Worker 0 is the caller of the pool, so reports never overlap. */
+static void report(batch *b, int worker)
+{
+    const ccq_quantize_run_options *run = b->engine->run;
+    if (worker != 0 || !run->progress)
+        return;
+    double share = (double)atomic_load(&b->columns) / (double)b->a->entry->n;
+    ccq_progress p = b->engine->done;
+    p.bytes_in += (uint64_t)(share * (double)b->a->bytes_in);
+    p.bytes_out += (uint64_t)(share * (double)b->a->bytes_out);
+    run->progress(run->ctx, &p);
+}
+
+static void encode_tile(void *ctx, size_t i, int number)
+{
+    batch *b = ctx;
+    if (atomic_load(&b->stop))
+        return;
+    if (cancelled(b->engine)) {
+        atomic_store(&b->stop, 1);
+        return;
+    }
+    ccq_worker *worker = &b->engine->worker[number];
+    int64_t k = b->a->entry->k, n = b->a->entry->n, n0 = (int64_t)i * TILE;
+    int count = n - n0 < TILE ? (int)(n - n0) : TILE;
+    tile_memory m;
+    tile_layout(worker->memory, k, &m);
+    for (int64_t r = 0; r < k; r++)
+        for (int j = 0; j < count; j++)
+            m.x[j * k + r] = ccq_bf16_to_f32(b->w[r * n + n0 + j]);
+    if (b->planes->type == CCQ_TYPE_WINT2)
+        encode_wint2(b, n0, count, worker, &m);
+    else
+        encode_weight_only(b, n0, count, &m);
+    atomic_fetch_add(&b->columns, count);
+    report(b, number);
+}
+
+/* ---- The whole matrix ----------------------------------------------------------- */
+
+static ccq_code huge_column(const batch *b, int64_t n, ccq_error *err)
+{
+    const ccq_entry *e = b->a->entry;
+    float most = 0;
+    int64_t row = 0;
+    for (int64_t r = 0; r < e->k; r++) {
+        float w = fabsf(ccq_bf16_to_f32(b->w[r * e->n + n]));
+        if (w > most) {
+            most = w;
+            row = r;
+        }
+    }
+    char name[256];
+    ccq_escape(name, sizeof name, e->name, strlen(e->name));
+    return ccq_fail(err, CCQ_NONFINITE,
+                    "%s: column %" PRId64 ": |w| = %g at [%" PRId64 ",%" PRId64
+                    "]: as %s its largest decoded weight would not be finite in bf16",
+                    name, n, (double)most, row, n, ccq_type_name(b->planes->type));
+}
+
+static ccq_code gather(const batch *b, ccq_outcome *out, ccq_error *err)
+{
+    *out = (ccq_outcome){0};
+    for (int64_t n = 0; n < b->a->entry->n; n++) {
+        if (b->status[n] == CCQ_COLUMN_HUGE)
+            return huge_column(b, n, err);
+        out->error += b->error[n];
+        out->energy += b->energy[n];
+        if (b->max_error[n] > out->max_error)
+            out->max_error = b->max_error[n];
+        out->zero_columns += b->status[n] == CCQ_COLUMN_ZERO;
+    }
+    return CCQ_OK;
+}
+
+ccq_code ccq_quantize_tensor(ccq_engine *engine, const ccq_action *a, ccq_planes *planes,
+                             ccq_outcome *outcome, ccq_error *err)
+{
+    const ccq_entry *e = a->entry;
+    size_t k = (size_t)e->k, n = (size_t)e->n;
+    uint16_t *w = malloc(k * n * sizeof *w); /* the source checked the product against its file */
+    double *figures = malloc(3 * n * sizeof *figures);
+    uint8_t *status = malloc(n);
+    batch b = {.engine = engine, .a = a, .w = w, .planes = planes, .status = status};
+    ccq_code code;
+    if (!w || !figures || !status) {
+        code = ccq_fail(err, CCQ_NO_MEMORY, "%s: out of memory", e->name);
+        goto done;
+    }
+    b.error = figures;
+    b.energy = figures + n;
+    b.max_error = figures + 2 * n;
+    code = ccq_source_read_bf16(engine->plan->src, e, w, err);
+    if (!code)
+        code = ccq_planes_new(planes, e, a->to, err);
+    if (code)
+        goto done;
+    ccq_pool_run(engine->run->pool, (n + TILE - 1) / TILE, encode_tile, &b);
+    code = ccq_engine_poll(engine, err);
+    if (!code)
+        code = gather(&b, outcome, err);
+    if (!code && a->to == CCQ_TYPE_WINT2)
+        engine->encode_weights += ccq_entry_parameters(e);
+    if (code)
+        ccq_planes_free(planes);
+done:
+    free(status);
+    free(figures);
+    free(w);
+    return code;
+}

@@ -1,6 +1,174 @@
+/* The quantizer: a plan from headers alone, then the job that carries it out.
+ *
+ *     ccq_quantize_defaults(&options);
+ *     ccq_source_open(&src, input, NULL, &err);
+ *     ccq_plan_make(&plan, src, &options, output, &err);   what --dry-run shows
+ *     ccq_quantize_run(plan, &run, &result, &err);         what is then written
+ *
+ * Output bytes are a function of the input and the options: threads, ISA and
+ * the time of day have no part in them. */
 #ifndef CCQ_LIBCCQ_QUANTIZE_H
 #define CCQ_LIBCCQ_QUANTIZE_H
 
+#include "formats/checkpoint.h"
+#include "kernels/encode.h"
+#include "libccq/pool.h"
 #include "libccq/source.h"
+
+/* Raised whenever the same input and options may give other bytes. */
+#define CCQ_OUTPUT_VERSION 1
+
+typedef enum ccq_scheme {
+    CCQ_SCHEME_WINT2, /* experts wint4 up to w4_end_layer, wint2 above; dense linears wint8 */
+    CCQ_SCHEME_WINT8, /* every linear wint8 */
+    CCQ_SCHEMES
+} ccq_scheme;
+
+const char *ccq_scheme_name(int scheme); /* "wint2", "wint8"; NULL past the end */
+
+#define CCQ_W4_DEFAULT INT64_MIN
+
+typedef struct ccq_quantize_options {
+    int scheme;           /* CCQ_SCHEME_* (default wint2) */
+    int64_t w4_end_layer; /* last layer, over all layers, whose experts are wint4; -1: none
+                             (default CCQ_W4_DEFAULT: first MoE layer + 3, at most the last layer) */
+    int order;            /* CCQ_ORDER_* (default fastdeploy) */
+    int rule;             /* CCQ_RULE_* (default gpu): integers of wint8 and wint4 */
+    int effort;           /* CCQ_EFFORT_* (default normal) */
+    int gain;             /* eighths, 0..8 (default 4) */
+    uint64_t shard_bytes; /* tensor bytes of one shard (default 5,000,000,000) */
+    int overwrite;        /* 1: a checkpoint in the output directory is replaced */
+} ccq_quantize_options;
+
+void ccq_quantize_defaults(ccq_quantize_options *options);
+
+/* ---- The plan ------------------------------------------------------------ */
+
+/* The kinds that sizes are counted by; names as in "wint2 quant_weight". */
+typedef enum ccq_bytes_kind {
+    CCQ_BYTES_EMBED,
+    CCQ_BYTES_HEAD,
+    CCQ_BYTES_NORMS,
+    CCQ_BYTES_WINT8_WEIGHT,
+    CCQ_BYTES_WINT8_SCALE,
+    CCQ_BYTES_ROUTER,
+    CCQ_BYTES_ROUTER_BIAS,
+    CCQ_BYTES_WINT4_WEIGHT,
+    CCQ_BYTES_WINT4_SCALE,
+    CCQ_BYTES_WINT2_WEIGHT,
+    CCQ_BYTES_WINT2_SCALE,
+    CCQ_BYTES_WINT2_SUPER,
+    CCQ_BYTES_WINT2_CODE_SCALE,
+    CCQ_BYTES_WINT2_CODE_ZP,
+    CCQ_BYTES_BIAS,
+    CCQ_BYTES_VECTOR,
+    CCQ_BYTES_KINDS
+} ccq_bytes_kind;
+
+const char *ccq_bytes_kind_name(int kind);
+
+/* What happens to one entry of the source. */
+typedef struct ccq_action {
+    const ccq_entry *entry;
+    ccq_type to;
+    const char *why; /* the rule that chose it: "experts above w4-end-layer" */
+    uint64_t bytes_in, bytes_out;
+    int tensors;      /* stored tensors it becomes */
+    size_t tensor[5]; /* their numbers in the layout, in the order of docs/format.md */
+} ccq_action;
+
+typedef struct ccq_text_list {
+    char **text;
+    size_t count, cap;
+} ccq_text_list;
+
+/* A file carried over as it is. */
+typedef struct ccq_carried {
+    char *name;
+    uint64_t bytes;
+} ccq_carried;
+
+typedef struct ccq_plan {
+    const ccq_source *src; /* must outlive the plan */
+    char *output;
+    ccq_quantize_options options; /* resolved: w4_end_layer is a layer or -1 */
+    ccq_action *action;           /* one an entry, in model order */
+    size_t count;
+    ccq_layout *layout;
+    ccq_config *config; /* config.json of the output */
+    ccq_carried *carried;
+    size_t carries;
+    uint64_t kind_bytes[CCQ_BYTES_KINDS];
+    uint64_t bytes_in, tensor_bytes; /* tensor data read and written */
+    uint64_t index_bytes;
+    uint64_t header_bytes;           /* shard headers and index */
+    uint64_t side_bytes;             /* config, recipe, manifest and carried files */
+    uint64_t total_bytes;            /* the three together: every byte of the output */
+    uint64_t parameters, quantized;  /* all, and those in wint2, wint4, wint8 */
+    double bits_per_weight;          /* tensor bits over parameters; 0 without parameters */
+    uint64_t free_bytes;
+    int fits; /* free_bytes covers total_bytes + 64 MiB */
+    ccq_text_list problems; /* rules of docs/format.md that are broken, a line each */
+    ccq_text_list warnings;
+    ccq_text_list changes; /* what config.json says differently, a line each */
+} ccq_plan;
+
+/* Reads headers only and creates nothing. With broken rules the code of the
+ * first is returned, err has its text, and *plan is there all the same with all
+ * of them in problems; after other failures *plan is NULL. Codes: USAGE (an
+ * option, INPUT and OUTPUT in each other), SHAPE_RULE, CONFIG, UNSUPPORTED
+ * (quantized input), EXISTS, CREATE and those of the readers. Too little space
+ * is no failure here: see fits. */
+ccq_code ccq_plan_make(ccq_plan **plan, const ccq_source *src,
+                       const ccq_quantize_options *options, const char *output, ccq_error *err);
+void ccq_plan_free(ccq_plan *plan); /* NULL is fine */
+/* Text of ccq_recipe.json: the options that repeat this output. The caller
+ * frees it; NULL: out of memory. */
+char *ccq_recipe_text(const ccq_plan *plan, size_t *size);
+
+/* ---- The job ------------------------------------------------------------- */
+
+/* What became of one tensor. */
+typedef struct ccq_outcome {
+    double error, energy; /* sums of (w - w^)^2 and w^2; both 0 where nothing is quantized */
+    double max_error;
+    uint64_t zero_columns; /* written as zeros: all zero, or too small for the format */
+} ccq_outcome;
+
+/* -10 log10(error / energy); NaN when copied, or when there is nothing to compare
+ * (no energy); infinite when exact. */
+double ccq_outcome_sqnr(const ccq_outcome *o);
+
+typedef struct ccq_progress {
+    size_t tensors;             /* finished */
+    uint64_t bytes_in, bytes_out; /* of finished tensors and the part done of this one */
+} ccq_progress;
+
+/* Callbacks (NULL allowed). progress and tensor come from one thread at a time;
+ * cancelled from any. */
+typedef struct ccq_quantize_run_options {
+    ccq_pool *pool;
+    const ccq_ops *ops;
+    void *ctx;
+    int (*cancelled)(void *ctx); /* 1: stop, clean up, INTERRUPTED */
+    void (*progress)(void *ctx, const ccq_progress *p);
+    void (*tensor)(void *ctx, size_t i, const ccq_outcome *o); /* action i is written */
+} ccq_quantize_run_options;
+
+typedef struct ccq_quantize_result {
+    ccq_outcome *outcome; /* one an action; free with ccq_quantize_result_free */
+    double type_sqnr[CCQ_TYPES]; /* over all tensors of a type; NaN when none */
+    double encode_s; /* CPU seconds inside the encoding of wint2 columns, all workers */
+    uint64_t encode_weights;
+    double wall_s;
+    uint64_t zero_columns;
+} ccq_quantize_result;
+
+/* Writes the plan's output whole, or leaves nothing behind (an old checkpoint
+ * under overwrite stays as it was unless the commit itself fails). Codes: those
+ * of the readers and of the stage, NO_SPACE, NONFINITE, INTERRUPTED. */
+ccq_code ccq_quantize_run(const ccq_plan *plan, const ccq_quantize_run_options *run,
+                          ccq_quantize_result *result, ccq_error *err);
+void ccq_quantize_result_free(ccq_quantize_result *result);
 
 #endif
