@@ -6,7 +6,8 @@
  * 2^16 s + s has 8 + 16 bits, exact; its product with c rounds to 24 bits, which
  * is 2^16 c s plus c s rounded to 8 bits, ties to even because 2^16 c s is an even
  * multiple of the last place; the fmaf takes 2^16 c s away. Right while nothing
- * overflows or is subnormal. A zero comes out as +0, hence the sign. */
+ * overflows; a subnormal c s is a multiple of 2^-133 and not rounded at all. A
+ * zero comes out as +0, hence the sign. */
 #include "kernels/internal.h"
 #include "kernels/x86/avx2.h"
 
@@ -14,9 +15,7 @@
 
 static int scale_is_safe(float s)
 {
-    float a = fabsf(s);
-
-    return a == 0.0f || (a >= 0x1p-110f && a <= 0x1p90f);
+    return fabsf(s) <= 0x1p90f;
 }
 
 /* ---- bf16 ---------------------------------------------------------------- */
