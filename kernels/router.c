@@ -20,6 +20,16 @@ static void logits(const float *h, const float *w, int64_t hidden, int64_t exper
         l[j] = (float)sum[j];
 }
 
+/* exp(l - m). The difference alone would be off by 2^-20 at p = 1e-13; the bits
+ * that it loses come back as a first-order factor. */
+static float exp_difference(float l, float m)
+{
+    double exact = (double)l - (double)m;
+    float d = (float)exact, lost = (float)(exact - (double)d), p = ccq_exp_inline(d);
+
+    return p > 0 ? __builtin_fmaf(p, lost, p) : p; /* l = -inf: lost is NaN */
+}
+
 /* In place; returns -1 when the sum is not a number. */
 static int softmax(float *p, int64_t count)
 {
@@ -29,7 +39,7 @@ static int softmax(float *p, int64_t count)
     for (e = 0; e < count; e++)
         m = p[e] > m ? p[e] : m;
     for (e = 0; e < count; e++) {
-        p[e] = ccq_exp_inline(p[e] - m);
+        p[e] = exp_difference(p[e], m);
         sum += p[e];
     }
     for (e = 0; e < count; e++)
