@@ -85,35 +85,39 @@ static ccq_code copy_f32(job *j, const ccq_action *a, ccq_error *err)
     return code;
 }
 
-static int transposed(const ccq_entry *e)
+/* One stored tensor in Paddle order: any run of its rows can be read alone. */
+static int plain(const ccq_entry *e)
 {
-    for (int i = 0; i < e->pieces; i++)
-        if (e->piece[i].transposed)
-            return 1;
-    return 0;
+    return e->pieces == 1 && !e->piece[0].transposed;
 }
 
-/* Rows through a window; what has to be transposed goes whole. */
+int64_t ccq_copy_rows(const ccq_entry *e)
+{
+    uint64_t row = 2 * (uint64_t)e->n;
+    int64_t rows = row && row < WINDOW ? (int64_t)(WINDOW / row) : 1;
+    return !plain(e) || rows > e->k ? e->k : rows;
+}
+
+/* Rows through a window; what has to be joined or transposed goes whole. */
 static ccq_code copy_bf16(job *j, const ccq_action *a, ccq_error *err)
 {
     const ccq_entry *e = a->entry;
     uint64_t row = 2 * (uint64_t)e->n;
-    int64_t rows = transposed(e) || row >= WINDOW ? 1 : (int64_t)(WINDOW / (row ? row : 1));
-    if (transposed(e) || rows > e->k)
-        rows = e->k;
-    uint16_t *x = malloc(rows && row ? (size_t)((uint64_t)rows * row) : 1);
+    int64_t rows = ccq_copy_rows(e), k0 = 0;
+    uint16_t *x = malloc((size_t)((uint64_t)rows * row) + 1);
     ccq_code code = x ? CCQ_OK : no_memory(err);
-    for (int64_t k0 = 0; !code && (k0 < e->k || k0 == 0); k0 += rows) {
+    while (!code) {
         int64_t kc = e->k - k0 < rows ? e->k - k0 : rows;
-        code = transposed(e) ? ccq_source_read_bf16(j->plan->src, e, x, err)
-                             : ccq_source_read_rows(j->plan->src, e, k0, kc, x, err);
+        code = plain(e) ? ccq_source_read_rows(j->plan->src, e, k0, kc, x, err)
+                        : ccq_source_read_bf16(j->plan->src, e, x, err);
         if (!code)
             code = put(j, a->tensor[0], (uint64_t)k0 * row, x, (uint64_t)kc * row,
                        k0 + kc >= e->k, err);
+        k0 += kc;
+        if (k0 >= e->k)
+            break;
         if (!code)
             code = ccq_engine_poll(&j->engine, err);
-        if (rows == 0)
-            break;
     }
     free(x);
     return code;

@@ -91,6 +91,9 @@ ccq_code ccq_served_config(ccq_plan *plan, ccq_error *err);
 
 /* ---- job.c -------------------------------------------------------------------- */
 
+/* Rows of a copied bf16 tensor that are held at once. */
+int64_t ccq_copy_rows(const ccq_entry *e);
+
 typedef struct ccq_sums {
     const uint32_t *tensor;  /* by number in the layout */
     const uint32_t *carried; /* by number in the plan */

@@ -59,6 +59,25 @@ static int64_t longest_column(const ccq_plan *plan)
     return k;
 }
 
+uint64_t ccq_plan_memory(const ccq_plan *plan, int threads)
+{
+    uint64_t most = 0;
+    for (size_t i = 0; i < plan->count; i++) {
+        const ccq_action *a = &plan->action[i];
+        const ccq_entry *e = a->entry;
+        uint64_t need = a->bytes_out;
+        if (a->to == CCQ_TYPE_BF16)
+            need = 2 * (uint64_t)ccq_copy_rows(e) * (uint64_t)e->n;
+        else if (a->to != CCQ_TYPE_F32)
+            need += 2 * (uint64_t)e->k * (uint64_t)e->n + 25 * (uint64_t)e->n;
+        if (e->pieces > 1 || e->piece[0].transposed) /* a piece before it is placed */
+            need += e->piece[0].tensor->bytes;
+        if (need > most)
+            most = need;
+    }
+    return most + (uint64_t)threads * tile_layout(NULL, longest_column(plan), NULL);
+}
+
 ccq_code ccq_engine_init(ccq_engine *engine, const ccq_plan *plan,
                          const ccq_quantize_run_options *run, ccq_error *err)
 {

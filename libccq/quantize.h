@@ -122,6 +122,9 @@ typedef struct ccq_plan {
 ccq_code ccq_plan_make(ccq_plan **plan, const ccq_source *src,
                        const ccq_quantize_options *options, const char *output, ccq_error *err);
 void ccq_plan_free(ccq_plan *plan); /* NULL is fine */
+/* Bytes of memory the job will want at most, beside the tool itself: one matrix
+ * in and out, or one window, and the scratch of the threads. */
+uint64_t ccq_plan_memory(const ccq_plan *plan, int threads);
 /* Text of ccq_recipe.json: the options that repeat this output. The caller
  * frees it; NULL: out of memory. */
 char *ccq_recipe_text(const ccq_plan *plan, size_t *size);
