@@ -6,6 +6,8 @@
 
 #include <immintrin.h>
 
+void ccq_search_avx2(const ccq_book *book, const int16_t u[64], int lo, int hi, int32_t *J,
+                     uint8_t (*best)[16]);
 void ccq_widen_avx2(const uint16_t *x, int64_t count, float *y);
 void ccq_round_avx2(const float *x, int64_t count, float *y);
 void ccq_unpack_avx2(const ccq_weight *w, int64_t k0, int64_t kc, int64_t n0, float *panel);
