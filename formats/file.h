@@ -63,7 +63,8 @@ ccq_code ccq_stage_create(ccq_stage *stage, const char *name, uint64_t size, ccq
                           ccq_error *err);
 ccq_code ccq_out_write(ccq_out *out, uint64_t offset, const void *data, uint64_t size,
                        ccq_error *err);
-/* fsync and close, both checked. Frees out in any case. */
+/* fsync and close, both checked; BUG when fewer than size bytes were written. Frees
+ * out in any case. Every out is closed before its stage is committed or abandoned. */
 ccq_code ccq_out_close(ccq_out *out, ccq_error *err);
 /* A whole small file: create, write, fsync, close. */
 ccq_code ccq_stage_put(ccq_stage *stage, const char *name, const void *data, size_t size,

@@ -1,6 +1,5 @@
 /* Names of codes and types, error lines, escaping. */
 #include "formats/internal.h"
-
 #include "formats/json.h"
 
 #include <errno.h>
