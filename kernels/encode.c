@@ -81,16 +81,34 @@ static void gather(work *x, const float *w, int order, int e)
         }
 }
 
+/* Whether every square of the group is exact in fp32: bf16 values (8 significant
+ * bits) that are zero or at least 2^-60. Then a product and a sum round as fmaf
+ * does, and need no call of the C library. */
+static int squares_are_exact(const float *w)
+{
+    uint32_t bits[CCQ_GROUP], inexact = 0;
+
+    memcpy(bits, w, sizeof bits);
+    for (int i = 0; i < CCQ_GROUP; i++) {
+        uint32_t size = bits[i] & 0x7fffffffu;
+        inexact |= (size & 0xffffu) | (uint32_t)(size - 1 < 0x21800000u - 1);
+    }
+    return !inexact;
+}
+
 /* The order of this sum is part of the format of the result: lane j takes the
  * four rows of block j, then lanes j and j+8, +4, +2, +1. */
 static float group_rms(const float *w)
 {
+    int exact = squares_are_exact(w);
     float q[BLOCKS];
 
     for (int j = 0; j < BLOCKS; j++) {
-        q[j] = 0.0f;
-        for (int i = 0; i < CCQ_WINDOWS; i++)
-            q[j] = fmaf(w[CCQ_WINDOWS * j + i], w[CCQ_WINDOWS * j + i], q[j]);
+        const float *v = w + CCQ_WINDOWS * j;
+        if (exact)
+            q[j] = v[0] * v[0] + v[1] * v[1] + v[2] * v[2] + v[3] * v[3];
+        else
+            q[j] = fmaf(v[3], v[3], fmaf(v[2], v[2], fmaf(v[1], v[1], v[0] * v[0])));
     }
     for (int step = BLOCKS / 2; step > 0; step /= 2)
         for (int j = 0; j < step; j++)
@@ -206,12 +224,13 @@ static void choose(work *x, const ccq_encoder *enc, int effort)
 static void decode_group(const trial *t, int64_t g, float s, float w[CCQ_GROUP])
 {
     float scale = ccq_group_scale(t->local[g], s, CCQ_ROUND_FUSED);
+    int32_t value[CCQ_GROUP]; /* times -256 */
 
     for (int r = 0; r < BLOCKS; r++)
-        for (int i = 0; i < CCQ_WINDOWS; i++) {
-            int value = t->book->value[i][t->bytes[g * BLOCKS + r]] / -256;
-            w[CCQ_WINDOWS * r + i] = ccq_code_weight(value, scale, CCQ_ROUND_FUSED);
-        }
+        for (int i = 0; i < CCQ_WINDOWS; i++)
+            value[CCQ_WINDOWS * r + i] = t->book->value[i][t->bytes[g * BLOCKS + r]];
+    for (int i = 0; i < CCQ_GROUP; i++)
+        w[i] = ccq_code_weight(-(value[i] >> 8), scale, CCQ_ROUND_FUSED);
 }
 
 /* rho^(eighths/8), from square roots alone. */
