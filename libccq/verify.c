@@ -1,1 +1,258 @@
-#include "formats/types.h"
+/* Quick verification: opens what can be opened, asks each part for faults. */
+#include "libccq/verify.h"
+
+#include "formats/file.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_FINDINGS = 1000, MAX_NOTES = 200 };
+
+/* ---- Collecting ----------------------------------------------------------- */
+
+static void free_finding(ccq_finding *f)
+{
+    free(f->file);
+    free(f->tensor);
+    free(f->message);
+}
+
+static void keep(ccq_verifier *v, ccq_code code, const char *file, const char *tensor,
+                 const char *message)
+{
+    ccq_verify_result *r = v->out;
+    if (r->findings == MAX_FINDINGS) {
+        r->dropped++;
+        return;
+    }
+    ccq_finding *grown = realloc(r->finding, (r->findings + 1) * sizeof *grown);
+    if (!grown) {
+        v->failed = 1;
+        return;
+    }
+    r->finding = grown;
+    ccq_finding f = {code, strdup(file ? file : ""), strdup(tensor ? tensor : ""),
+                     strdup(message)};
+    if (!f.file || !f.tensor || !f.message) {
+        free_finding(&f);
+        v->failed = 1;
+        return;
+    }
+    grown[r->findings++] = f;
+}
+
+void ccq_verify_add(ccq_verifier *v, ccq_code code, const char *file, const char *tensor,
+                    const char *fmt, ...)
+{
+    char text[600];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    keep(v, code, file, tensor, text);
+}
+
+void ccq_verify_note(ccq_verifier *v, const char *fmt, ...)
+{
+    ccq_verify_result *r = v->out;
+    char text[600];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    if (r->notes == MAX_NOTES)
+        return;
+    char **grown = realloc(r->note, (r->notes + 1) * sizeof *grown), *copy = strdup(text);
+    if (grown)
+        r->note = grown;
+    if (!grown || !copy) {
+        free(copy);
+        v->failed = 1;
+        return;
+    }
+    grown[r->notes++] = copy;
+}
+
+/* The first quoted name in text that can be a tensor's; 0 when there is none. */
+static int quoted_tensor(const char *text, char *out, size_t size)
+{
+    for (const char *p = strchr(text, '"'); p; p = strchr(p, '"')) {
+        const char *name = p + 1, *end = name;
+        while (*end && *end != '"')
+            end += *end == '\\' && end[1] ? 2 : 1;
+        if (!*end)
+            return 0;
+        if (strncmp(name, "ernie.", 6) == 0 || strncmp(name, "model.", 6) == 0 ||
+            strncmp(name, "lm_head", 7) == 0 || (p == text && end[1] == ':')) {
+            snprintf(out, size, "%.*s", (int)(end - name), name);
+            return 1;
+        }
+        p = end + 1;
+    }
+    return 0;
+}
+
+/* The file a text begins with ("DIR/FILE: ...", "FILE: ..."); what follows it. */
+static const char *split_file(const ccq_verifier *v, const char *text, char *file, size_t size)
+{
+    size_t dir = strlen(v->dir), len;
+    *file = 0;
+    if (strncmp(text, v->dir, dir) == 0 && (text[dir] == '/' || text[dir] == ':'))
+        text += dir + (text[dir] == '/');
+    if (strncmp(text, ": ", 2) == 0)
+        return text + 2;
+    const char *colon = strstr(text, ": ");
+    len = colon ? (size_t)(colon - text) : 0;
+    if (!len || len >= size || memchr(text, '"', len) || memchr(text, ' ', len))
+        return text;
+    memcpy(file, text, len);
+    file[len] = 0;
+    return colon + 2;
+}
+
+/* Tensors of one linear differ in their suffix only. */
+static int same_linear(const char *a, const char *b)
+{
+    size_t n = strlen(a) < strlen(b) ? strlen(a) : strlen(b);
+    return n > 0 && strncmp(a, b, n) == 0;
+}
+
+void ccq_verify_add_error(ccq_verifier *v, const ccq_error *err)
+{
+    char file[256], tensor[300] = "", lead[310];
+    const char *rest = split_file(v, err->text, file, sizeof file);
+    if (quoted_tensor(rest, tensor, sizeof tensor)) {
+        int n = snprintf(lead, sizeof lead, "\"%s\"", tensor);
+        if (strncmp(rest, lead, (size_t)n) == 0)
+            rest += n + (rest[n] == ':');
+        rest += *rest == ' ';
+    }
+    for (size_t i = 0; i < v->out->findings; i++) {
+        const ccq_finding *f = &v->out->finding[i];
+        if (f->code == err->code && same_linear(f->tensor, tensor))
+            return; /* found already, and said with more detail */
+    }
+    keep(v, err->code, file, tensor, rest);
+}
+
+/* ---- The directory -------------------------------------------------------- */
+
+static int ends_with(const char *s, const char *end)
+{
+    size_t n = strlen(s), m = strlen(end);
+    return n >= m && strcmp(s + n - m, end) == 0;
+}
+
+static int is_shard(const ccq_verifier *v, const char *name)
+{
+    for (size_t i = 0; i < ccq_checkpoint_shards(v->files); i++)
+        if (strcmp(ccq_checkpoint_shard(v->files, i)->name, name) == 0)
+            return 1;
+    return 0;
+}
+
+static void check_name(ccq_verifier *v, const char *name)
+{
+    char shown[200];
+    if (ends_with(name, ".pdparams"))
+        ccq_verify_add(v, CCQ_UNSUPPORTED, name, NULL,
+                       "FastDeploy would read this file instead of the safetensors");
+    else if (strcmp(name, ".ccq") == 0)
+        ccq_verify_add(v, CCQ_INCOMPLETE, name, NULL, "left by a run that did not finish");
+    else if (v->files && ends_with(name, ".safetensors") && !is_shard(v, name))
+        ccq_verify_note(v, "%s is not part of the checkpoint",
+                        ccq_escape(shown, sizeof shown, name, strlen(name)));
+}
+
+static void check_index(ccq_verifier *v)
+{
+    static const char file[] = "model.safetensors.index.json";
+    uint64_t stated, sum = 0;
+    size_t unlisted = ccq_checkpoint_unlisted(v->files), i;
+    if (!ccq_checkpoint_indexed(v->files)) {
+        ccq_verify_note(v, "no %s", file);
+        return;
+    }
+    for (i = 0; i < unlisted; i++)
+        ccq_verify_add(v, CCQ_INDEX, file, ccq_checkpoint_unlisted_name(v->files, i),
+                       "is in a shard and not in the index");
+    for (i = 0; i < ccq_checkpoint_count(v->files); i++)
+        sum += ccq_checkpoint_at(v->files, i)->bytes;
+    if (!unlisted && ccq_checkpoint_total_size(v->files, &stated) && stated != sum)
+        ccq_verify_note(v, "%s: total_size is %llu, the tensors hold %llu bytes", file,
+                        (unsigned long long)stated, (unsigned long long)sum);
+}
+
+/* ---- All of it ------------------------------------------------------------ */
+
+static void open_parts(ccq_verifier *v)
+{
+    ccq_error err;
+    if (ccq_config_load(&v->config, v->dir, &err)) {
+        v->config = NULL;
+        ccq_verify_add_error(v, &err);
+    }
+    if (ccq_checkpoint_open(&v->files, v->dir, &err)) {
+        v->files = NULL;
+        ccq_verify_add_error(v, &err);
+    }
+}
+
+static void check_model(ccq_verifier *v)
+{
+    ccq_error err;
+    if (!v->files || !v->config)
+        return;
+    if (ccq_source_open(&v->src, v->dir, NULL, &err)) {
+        v->src = NULL;
+        ccq_verify_add_error(v, &err);
+        return;
+    }
+    for (size_t i = 0; i < v->src->notes; i++)
+        ccq_verify_note(v, "%s", v->src->note[i]);
+    if (!v->src->recipe)
+        ccq_verify_note(v, "no ccq_recipe.json");
+}
+
+ccq_code ccq_verify(ccq_verify_result *result, const char *dir, ccq_error *err)
+{
+    ccq_verifier v = {dir, result, NULL, NULL, NULL, 0, 0};
+    char **names = NULL;
+    size_t count = 0, i;
+    memset(result, 0, sizeof *result);
+    ccq_code code = ccq_dir_list(dir, &names, &count, err);
+    if (code)
+        return code;
+    open_parts(&v);
+    if (v.files) {
+        check_index(&v);
+        ccq_verify_tensors(&v);
+    }
+    check_model(&v);
+    if (v.config)
+        ccq_verify_config(&v);
+    ccq_verify_manifest(&v);
+    for (i = 0; i < count; i++)
+        check_name(&v, names[i]);
+    ccq_names_free(names, count);
+    ccq_source_close(v.src);
+    ccq_checkpoint_close(v.files);
+    ccq_config_free(v.config);
+    if (!v.failed)
+        return CCQ_OK;
+    ccq_verify_free(result);
+    return ccq_fail(err, CCQ_NO_MEMORY, "%s: out of memory", dir);
+}
+
+void ccq_verify_free(ccq_verify_result *r)
+{
+    for (size_t i = 0; i < r->findings; i++)
+        free_finding(&r->finding[i]);
+    for (size_t i = 0; i < r->notes; i++)
+        free(r->note[i]);
+    free(r->finding);
+    free(r->note);
+    memset(r, 0, sizeof *r);
+}

@@ -26,7 +26,8 @@ typedef struct cli_option {
     const char *group; /* heading; starts a group when not NULL */
     char letter;       /* -j, or 0 */
     const char *name;  /* "threads"; NULL ends the table */
-    const char *arg;   /* "N", "fast|normal"; "[quick]" = optional, only as --name=value; NULL = none */
+    const char *arg;   /* "N", "fast|normal"; "[quick]" = optional, only as --name=value;
+                          NULL = none */
     const char *help;  /* what it does, unit and default; \n starts a new line */
 } cli_option;
 
