@@ -148,6 +148,12 @@ static ccq_code damaged(const reader *r, const char *what)
     return ccq_fail(r->err, CCQ_MANIFEST, "%s: offset %zu: %s", r->path, r->json.begin, what);
 }
 
+/* A token is no C string: it ends with its length. */
+static int is_text(const reader *r, const char *text)
+{
+    return r->json.len == strlen(text) && memcmp(r->json.text, text, r->json.len) == 0;
+}
+
 static ccq_code want(reader *r, ccq_json_event event, const char *what)
 {
     return ccq_json_next(&r->json) == event ? CCQ_OK : damaged(r, what);
@@ -174,7 +180,7 @@ static ccq_code read_file(reader *r, uint64_t *bytes, uint32_t *crc)
     ccq_code code = want(r, CCQ_JSON_OBJECT, "an object is wanted");
     if (!code)
         code = want(r, CCQ_JSON_KEY, "\"bytes\" is wanted");
-    if (!code && strcmp(r->json.text, "bytes") != 0)
+    if (!code && !is_text(r, "bytes"))
         code = damaged(r, "\"bytes\" is wanted");
     if (!code)
         code = want(r, CCQ_JSON_NUMBER, "a size is wanted");
@@ -198,7 +204,9 @@ static ccq_code read_list(reader *r, ccq_manifest_list *list, int files)
             return damaged(r, "a name is wanted");
         uint64_t bytes = 0;
         uint32_t crc = 0;
-        char *name = strdup(r->json.text);
+        if (memchr(r->json.text, 0, r->json.len))
+            return damaged(r, "a name holds a NUL");
+        char *name = strndup(r->json.text, r->json.len);
         if (!name)
             return ccq_fail(r->err, CCQ_NO_MEMORY, "%s: out of memory", r->path);
         code = files ? read_file(r, &bytes, &crc) : read_hex(r, &crc);
@@ -222,11 +230,11 @@ static ccq_code read_all(reader *r, ccq_manifest *m)
             return want(r, CCQ_JSON_END, "text after the object");
         if (event != CCQ_JSON_KEY)
             return damaged(r, "a key is wanted");
-        if (strcmp(r->json.text, "shards") == 0)
+        if (is_text(r, "shards"))
             code = read_list(r, &m->shards, 1);
-        else if (strcmp(r->json.text, "files") == 0)
+        else if (is_text(r, "files"))
             code = read_list(r, &m->files, 1);
-        else if (strcmp(r->json.text, "tensors") == 0)
+        else if (is_text(r, "tensors"))
             code = read_list(r, &m->tensors, 0);
         else if (ccq_json_skip(&r->json))
             code = damaged(r, "not JSON");
