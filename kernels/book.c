@@ -13,6 +13,11 @@ static const float lines[CCQ_BOOKS][2] = {
     {120.95703125f, 1119.5f},  {120.95703125f, 1210.25f}, {120.93359375f, 1268.0f},
 };
 
+static int32_t pair(int16_t low, int16_t high)
+{
+    return (int32_t)((uint32_t)(uint16_t)high << 16 | (uint16_t)low);
+}
+
 int ccq_book_init(ccq_book *book, float cs, float zp)
 {
     int result = ccq_line_check(cs, zp, NULL);
@@ -28,6 +33,9 @@ int ccq_book_init(ccq_book *book, float cs, float zp)
             book->value[i][b] = (int16_t)(-256 * value);
             book->norm[b] += value * value;
         }
+        book->step[b] = 2048 * book->norm[b];
+        for (int h = 0; h < 2; h++)
+            book->pair[h][b] = pair(book->value[2 * h][b], book->value[2 * h + 1][b]);
         sum += book->norm[b];
     }
     book->rms = sqrtf((float)sum / (float)(CCQ_CODES * CCQ_WINDOWS)); /* sum <= 2^20: exact */

@@ -6,37 +6,16 @@
 
 enum { RUN = 7 }; /* local scales tried in one pass: accumulators stay in registers */
 
-/* What a pass wants of a line, spread out once a call. */
-typedef struct tables {
-    int32_t first[CCQ_CODES]; /* 2048 l norm(b) + b at the first l */
-    int32_t step[CCQ_CODES];  /* 2048 norm(b): from one l to the next */
-    int32_t pair[2][CCQ_CODES];
-} tables;
-
-static void fill_pairs(const ccq_book *book, tables *t)
-{
-    for (int h = 0; h < 2; h++)
-        for (int b = 0; b < CCQ_CODES; b += 16) {
-            __m256i even = _mm256_loadu_si256((const __m256i *)&book->value[2 * h][b]);
-            __m256i odd = _mm256_loadu_si256((const __m256i *)&book->value[2 * h + 1][b]);
-            __m256i lo = _mm256_unpacklo_epi16(even, odd), hi = _mm256_unpackhi_epi16(even, odd);
-            _mm256_storeu_si256((__m256i *)&t->pair[h][b], _mm256_permute2x128_si256(lo, hi, 0x20));
-            _mm256_storeu_si256((__m256i *)&t->pair[h][b + 8],
-                                _mm256_permute2x128_si256(lo, hi, 0x31));
-        }
-}
-
-static void fill_norms(const ccq_book *book, int l, tables *t)
+/* first[b] = 2048 l norm(b) + b at the first local scale of a pass. */
+static void fill_first(const ccq_book *book, int l, int32_t first[CCQ_CODES])
 {
     const __m256i factor = _mm256_set1_epi32(l);
     __m256i byte = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
 
     for (int b = 0; b < CCQ_CODES; b += 8) {
-        __m256i norm = _mm256_loadu_si256((const __m256i *)&book->norm[b]);
-        __m256i step = _mm256_slli_epi32(norm, 11);
-        __m256i first = _mm256_add_epi32(_mm256_mullo_epi32(step, factor), byte);
-        _mm256_storeu_si256((__m256i *)&t->step[b], step);
-        _mm256_storeu_si256((__m256i *)&t->first[b], first);
+        __m256i step = _mm256_loadu_si256((const __m256i *)&book->step[b]);
+        __m256i x = _mm256_add_epi32(_mm256_mullo_epi32(step, factor), byte);
+        _mm256_storeu_si256((__m256i *)&first[b], x);
         byte = _mm256_add_epi32(byte, _mm256_set1_epi32(8));
     }
 }
@@ -44,7 +23,8 @@ static void fill_norms(const ccq_book *book, int l, tables *t)
 /* Minima over all codes of width x 8 blocks at count local scales. in[0], in[1]:
  * the pairs (u0,u1) and (u2,u3). Both counts are constants where it is called. */
 static inline __attribute__((always_inline)) void
-pass(const tables *t, const __m256i (*in)[2], int width, int count, __m256i (*m)[2])
+pass(const ccq_book *book, const int32_t *first, const __m256i (*in)[2], int width, int count,
+     __m256i (*m)[2])
 {
     __m256i least[RUN][2];
 
@@ -52,12 +32,13 @@ pass(const tables *t, const __m256i (*in)[2], int width, int count, __m256i (*m)
         for (int v = 0; v < width; v++)
             least[l][v] = _mm256_set1_epi32(INT32_MAX);
     for (int b = 0; b < CCQ_CODES; b++) {
-        const __m256i c0 = _mm256_set1_epi32(t->pair[0][b]), c1 = _mm256_set1_epi32(t->pair[1][b]);
-        const __m256i first = _mm256_set1_epi32(t->first[b]), step = _mm256_set1_epi32(t->step[b]);
+        const __m256i c0 = _mm256_set1_epi32(book->pair[0][b]);
+        const __m256i c1 = _mm256_set1_epi32(book->pair[1][b]);
+        const __m256i start = _mm256_set1_epi32(first[b]), step = _mm256_set1_epi32(book->step[b]);
         for (int v = 0; v < width; v++) {
             __m256i score = _mm256_add_epi32(_mm256_madd_epi16(in[0][v], c0),
                                              _mm256_madd_epi16(in[1][v], c1));
-            score = _mm256_add_epi32(score, first);
+            score = _mm256_add_epi32(score, start);
             for (int l = 0; l < count; l++) {
                 if (l)
                     score = _mm256_add_epi32(score, step);
@@ -72,31 +53,32 @@ pass(const tables *t, const __m256i (*in)[2], int width, int count, __m256i (*m)
 
 /* All 16 blocks at once while the minima fit the registers, else 8 and 8. */
 static inline __attribute__((always_inline)) void
-scan(const tables *t, const __m256i in[2][2], int count, __m256i (*m)[2])
+scan(const ccq_book *book, const int32_t *first, const __m256i in[2][2], int count, __m256i (*m)[2])
 {
     if (count <= 5) {
-        pass(t, in, 2, count, m);
+        pass(book, first, in, 2, count, m);
         return;
     }
     for (int v = 0; v < 2; v++) {
         const __m256i half[2][2] = {{in[0][v], in[0][v]}, {in[1][v], in[1][v]}};
         __m256i one[RUN][2];
-        pass(t, half, 1, count, one);
+        pass(book, first, half, 1, count, one);
         for (int l = 0; l < count; l++)
             m[l][v] = one[l][0];
     }
 }
 
-static void scan_count(const tables *t, const __m256i in[2][2], int count, __m256i (*m)[2])
+static void scan_count(const ccq_book *book, const int32_t *first, const __m256i in[2][2],
+                       int count, __m256i (*m)[2])
 {
     switch (count) {
-    case 1: scan(t, in, 1, m); break;
-    case 2: scan(t, in, 2, m); break;
-    case 3: scan(t, in, 3, m); break;
-    case 4: scan(t, in, 4, m); break;
-    case 5: scan(t, in, 5, m); break;
-    case 6: scan(t, in, 6, m); break;
-    default: scan(t, in, 7, m); break;
+    case 1: scan(book, first, in, 1, m); break;
+    case 2: scan(book, first, in, 2, m); break;
+    case 3: scan(book, first, in, 3, m); break;
+    case 4: scan(book, first, in, 4, m); break;
+    case 5: scan(book, first, in, 5, m); break;
+    case 6: scan(book, first, in, 6, m); break;
+    default: scan(book, first, in, 7, m); break;
     }
 }
 
@@ -132,14 +114,13 @@ void ccq_search_avx2(const ccq_book *book, const int16_t u[64], int lo, int hi, 
                      uint8_t (*best)[16])
 {
     __m256i in[2][2], m[RUN][2];
-    tables t;
+    int32_t first[CCQ_CODES];
 
     load_blocks(u, in);
-    fill_pairs(book, &t);
     for (int l = lo; l <= hi; l += RUN) {
         int count = hi - l + 1 < RUN ? hi - l + 1 : RUN;
-        fill_norms(book, l, &t);
-        scan_count(&t, (const __m256i (*)[2])in, count, m);
+        fill_first(book, l, first);
+        scan_count(book, first, (const __m256i (*)[2])in, count, m);
         for (int i = 0; i < count; i++)
             J[l - lo + i] = (l + i) * finish(m[i], best[l - lo + i]);
     }
