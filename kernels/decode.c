@@ -30,40 +30,58 @@ static void unpack_bf16_t(const ccq_weight *w, int64_t k0, int64_t kc, int64_t n
 
 /* ---- wint8, wint4: a column's 64-row tile is contiguous ------------------ */
 
+static void scaled_row(const int32_t q[CCQ_PANEL], const float scale[CCQ_PANEL], float *row)
+{
+    for (int j = 0; j < CCQ_PANEL; j++)
+        row[j] = ccq_round_bf16((float)q[j] * scale[j]);
+}
+
+static void load_scales(const uint16_t *bits, int cols, float scale[CCQ_PANEL])
+{
+    memset(scale, 0, CCQ_PANEL * sizeof *scale);
+    for (int j = 0; j < cols; j++)
+        scale[j] = ccq_bf16_to_f32(bits[j]);
+}
+
 static void unpack_wint8(const ccq_weight *w, int64_t k0, int64_t kc, int64_t n0, int cols,
                          float *panel)
 {
-    const uint8_t *data = w->data;
-    int at[CCQ_GROUP];
+    const uint8_t *data = w->data, *tile[CCQ_PANEL];
+    int32_t q[CCQ_PANEL] = {0};
+    float scale[CCQ_PANEL];
 
-    for (int r = 0; r < CCQ_GROUP; r++)
-        at[r] = (int)ccq_wint8_byte(r, 0, CCQ_GROUP);
-    for (int64_t k = 0; k < kc; k += CCQ_GROUP)
-        for (int j = 0; j < cols; j++) {
-            const uint8_t *tile = data + ccq_wint8_byte(k0 + k, n0 + j, w->k);
-            float scale = ccq_bf16_to_f32(w->scale[n0 + j]);
-            for (int r = 0; r < CCQ_GROUP; r++)
-                panel[(k + r) * CCQ_PANEL + j] = ccq_round_bf16((float)(tile[at[r]] - 128) * scale);
+    load_scales(w->scale + n0, cols, scale);
+    for (int64_t k = 0; k < kc; k += CCQ_GROUP) {
+        for (int j = 0; j < cols; j++)
+            tile[j] = data + ccq_wint8_byte(k0 + k, n0 + j, w->k);
+        for (int r = 0; r < CCQ_GROUP; r++) {
+            int64_t at = ccq_wint8_byte(r, 0, CCQ_GROUP);
+            for (int j = 0; j < cols; j++)
+                q[j] = tile[j][at] - 128;
+            scaled_row(q, scale, panel + (k + r) * CCQ_PANEL);
         }
+    }
 }
 
 static void unpack_wint4(const ccq_weight *w, int64_t k0, int64_t kc, int64_t n0, int cols,
                          float *panel)
 {
-    const uint8_t *data = w->data;
-    int at[CCQ_GROUP];
+    const uint8_t *data = w->data, *tile[CCQ_PANEL];
+    int32_t q[CCQ_PANEL] = {0};
+    float scale[CCQ_PANEL];
 
-    for (int r = 0; r < CCQ_GROUP; r++)
-        at[r] = (int)ccq_wint4_nibble(r, 0, CCQ_GROUP);
-    for (int64_t k = 0; k < kc; k += CCQ_GROUP)
-        for (int j = 0; j < cols; j++) {
-            const uint8_t *tile = data + ccq_wint4_nibble(k0 + k, n0 + j, w->k) / 2;
-            float scale = ccq_bf16_to_f32(w->scale[n0 + j]);
-            for (int r = 0; r < CCQ_GROUP; r++) {
-                int nibble = tile[at[r] / 2] >> 4 * (at[r] & 1) & 15;
-                panel[(k + r) * CCQ_PANEL + j] = ccq_round_bf16((float)(nibble - 8) * scale);
-            }
+    load_scales(w->scale + n0, cols, scale);
+    for (int64_t k = 0; k < kc; k += CCQ_GROUP) {
+        for (int j = 0; j < cols; j++)
+            tile[j] = data + ccq_wint4_nibble(k0 + k, n0 + j, w->k) / 2;
+        for (int r = 0; r < CCQ_GROUP; r++) {
+            int64_t at = ccq_wint4_nibble(r, 0, CCQ_GROUP);
+            int shift = at & 1 ? 4 : 0;
+            for (int j = 0; j < cols; j++)
+                q[j] = (tile[j][at / 2] >> shift & 15) - 8;
+            scaled_row(q, scale, panel + (k + r) * CCQ_PANEL);
         }
+    }
 }
 
 /* ---- wint2 --------------------------------------------------------------- */
@@ -74,7 +92,7 @@ typedef struct lines {
     int exact; /* no operation rounds: a product and a sum do for fmaf */
 } lines;
 
-/* Multiples of 2^-8 of bounded size (docs/code.md, "When nothing rounds"). */
+/* Multiples of 2^-8 of bounded size (docs/code.md, "Which lines are safe"). */
 static int line_is_exact(float cs, float zp)
 {
     return fabsf(cs) < 128.0f && fabsf(zp) < 32767.0f && rintf(cs * 256.0f) == cs * 256.0f &&

@@ -1,5 +1,5 @@
 /* SQNR and speed of the encoder at gain 0, on the sources and against the goals
- * of docs/design.md, "How good it must be". One core.
+ * below (docs/design.md, "The encoder"). One core.
  *
  *   bench_sqnr [--columns N] [--seeds N] [--effort fast|scales|normal]
  *              [--isa c|avx2|avx512] [--json] */
