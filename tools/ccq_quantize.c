@@ -159,6 +159,19 @@ static int dry_run(const cli *c, const report *r)
     return answer(c, r, NULL);
 }
 
+/* Looks at what was written as ccq-inspect --verify does. */
+static int verify(const cli *c, report *r, ccq_verify_result *found)
+{
+    ccq_error err;
+    if (ccq_verify(found, r->output, &err))
+        return cli_fail(c, &err);
+    r->verify = found;
+    for (size_t i = 0; i < found->findings; i++)
+        cli_error(c, "verify: %s: %s [%s]", found->finding[i].file, found->finding[i].message,
+                  ccq_code_name(found->finding[i].code));
+    return found->findings ? CLI_FAILED : CLI_OK;
+}
+
 static int run_job(const cli *c, report *r, ccq_pool *pool, const ccq_ops *ops)
 {
     ccq_quantize_result result;
@@ -173,7 +186,14 @@ static int run_job(const cli *c, report *r, ccq_pool *pool, const ccq_ops *ops)
     report_header(r);
     ccq_code code = ccq_quantize_run(r->plan, &run, &result, &err);
     report_clear(r);
-    int status = code ? cli_fail(c, &err) : answer(c, r, &result);
+    ccq_verify_result found = {0};
+    int status = code ? cli_fail(c, &err) : verify(c, r, &found);
+    if (!code) {
+        int answered = answer(c, r, &result);
+        status = status ? status : answered;
+    }
+    ccq_verify_free(&found);
+    r->verify = NULL;
     ccq_quantize_result_free(&result);
     return status;
 }

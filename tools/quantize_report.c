@@ -142,6 +142,8 @@ void report_text(const report *r, const ccq_quantize_result *result)
     printf("\n%s: %s in %.1f s, peak memory %s\n", r->output,
            cli_bytes(bytes, sizeof bytes, r->plan->total_bytes), result->wall_s,
            cli_bytes(rss, sizeof rss, report_peak_rss()));
+    if (r->verify && !r->verify->findings)
+        printf("verify: ok\n");
     /* Some versions take a path there that skips pre-quantized dense weights. */
     printf("FastDeploy on compute capability 9.0: serve with FD_USE_MACHETE=0\n");
 }
@@ -230,6 +232,8 @@ static void put_result(ccq_jw *w, const report *r, const ccq_quantize_result *re
     ccq_jw_ki64(w, "threads", r->threads);
     ccq_jw_kstring(w, "isa", r->isa);
     ccq_jw_ku64(w, "zero_columns", result->zero_columns);
+    if (r->verify)
+        ccq_jw_ku64(w, "verify_findings", r->verify->findings);
     put_strings(w, "experts_without_statistics", NULL, 0);
 }
 

@@ -2,6 +2,7 @@
 #ifndef CCQ_TOOLS_QUANTIZE_REPORT_H
 #define CCQ_TOOLS_QUANTIZE_REPORT_H
 
+#include "libccq/inspect.h"
 #include "libccq/quantize.h"
 #include "tools/cli.h"
 
@@ -11,6 +12,7 @@ typedef struct report {
     const ccq_plan *plan;
     int threads;
     const char *isa; /* name of the kernels used */
+    const ccq_verify_result *verify; /* of the finished output; NULL: not looked at */
     /* progress */
     int terminal; /* stderr is one: redraw a line */
     int shown;    /* a line is on the screen */
