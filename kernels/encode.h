@@ -41,7 +41,8 @@ typedef struct ccq_column {
     uint16_t super; /* bf16 */
     float code_scale, code_zp;
     int status;           /* CCQ_COLUMN_* */
-    double error, energy; /* sum (w - w^)^2 and sum w^2, w^ by the fused two-rounding decode, stored rows ascending */
+    /* sum (w - w^)^2 and sum w^2; w^ by the fused two-rounding decode, stored rows ascending */
+    double error, energy;
     double max_error;     /* largest |w - w^| */
 } ccq_column;
 

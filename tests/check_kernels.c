@@ -118,7 +118,8 @@ static void check_conversions(const ccq_ops *ops)
             CHECK(y[i] == (uint32_t)h[i] << 16, "%s: widen of %04x", ops->name, h[i]);
         ops->round(f, count, (float *)(void *)y);
         for (int i = 0; i < count; i++)
-            CHECK(y[i] == (uint32_t)ccq_f32_to_bf16(f[i]) << 16, "%s: round of %08x", ops->name, x[i]);
+            CHECK(y[i] == (uint32_t)ccq_f32_to_bf16(f[i]) << 16, "%s: round of %08x", ops->name,
+                  x[i]);
         ops->round(f, count, f);
         CHECK(!memcmp(x, y, size), "%s: round in place", ops->name);
         drop(x, size);
@@ -135,6 +136,7 @@ static float element(const ccq_weight *w, int64_t k, int64_t n)
     const uint16_t *h = w->data;
     int64_t at, s;
     int32_t word;
+    int local;
 
     switch (w->type) {
     case CCQ_W_BF16: return ccq_bf16_to_f32(h[k * w->n + n]);
@@ -149,9 +151,9 @@ static float element(const ccq_weight *w, int64_t k, int64_t n)
     default:
         s = ccq_wint2_stored_row(k, w->order);
         word = ccq_code_word(d[s / 4 * w->n + n], w->code_scale[n], w->code_zp[n], w->rounding);
+        local = ccq_local_scale(w->local[s / 128 * w->n + n], s / 64);
         return ccq_code_weight(ccq_code_value(word, (int)(s % 4)),
-                               ccq_group_scale(ccq_local_scale(w->local[s / 128 * w->n + n], s / 64),
-                                               ccq_bf16_to_f32(w->super[n]), w->rounding),
+                               ccq_group_scale(local, ccq_bf16_to_f32(w->super[n]), w->rounding),
                                w->rounding);
     }
 }
@@ -232,7 +234,7 @@ static void check_panel(const ccq_ops *ops, const ccq_weight *w, int64_t k0, int
     for (int64_t i = 0; i < kc * CCQ_PANEL; i++) {
         int64_t k = k0 + i / CCQ_PANEL, n = n0 + i % CCQ_PANEL;
         float want = n < w->n ? element(w, k, n) : 0.0f;
-        CHECK(same(panel[i], want), "%s type %d order %d rounding %d: row %d column %d: %g, want %g",
+        CHECK(same(panel[i], want), "%s type %d order %d rounding %d: row %d column %d: %g not %g",
               ops->name, w->type, w->order, w->rounding, (int)k, (int)n, (double)panel[i],
               (double)want);
     }

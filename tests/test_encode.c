@@ -270,7 +270,8 @@ static int check_column(const ccq_ops *ops, const ccq_encoder *enc, const ccq_en
                         int kind, uint64_t *seed, int k)
 {
     float *w = check_guarded((size_t)k * sizeof *w), super;
-    ccq_column c = {check_guarded((size_t)k / 4), check_guarded((size_t)k / 64), 0, 0, 0, 0, 0, 0, 0};
+    uint8_t *bytes = check_guarded((size_t)k / 4), *local = check_guarded((size_t)k / 64);
+    ccq_column c = {bytes, local, 0, 0, 0, 0, 0, 0, 0};
     void *scratch = check_guarded(ccq_encode_scratch(k));
     char where[99];
     result r;

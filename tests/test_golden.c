@@ -236,7 +236,8 @@ static void test_weight_only(const char *name, int bits)
         matrix m = quantize(bits, rule, w, (int64_t)shape[0], (int64_t)shape[1]);
         char t[64];
         snprintf(t, sizeof t, "expect.%s.quant_weight", rules[rule]);
-        CHECK(!memcmp(need(ck, t, NULL), m.stored, (size_t)(m.k * m.n * bits / 8)), "%s %s", name, t);
+        CHECK(!memcmp(need(ck, t, NULL), m.stored, (size_t)(m.k * m.n * bits / 8)), "%s %s", name,
+              t);
         snprintf(t, sizeof t, "expect.%s.weight_scale", rules[rule]);
         CHECK(!memcmp(need(ck, t, NULL), m.scale, (size_t)m.n * 2), "%s %s", name, t);
         check_decode(bits, &m, name);
