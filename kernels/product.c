@@ -7,10 +7,10 @@
 #include <string.h>
 
 enum {
-    BLOCK_K = 256,   /* rows of w decoded at a time: a panel of 16 KiB, in L1 */
-    BLOCK_ROWS = 384, /* rows of x packed at a time: 384 KiB, in L2 */
-    BLOCK_N = 64,    /* columns decoded at a time: whole cache lines of bf16 rows */
-    FEW_ROWS = 8     /* up to here x is read where it lies */
+    BLOCK_K = 320,    /* rows of w decoded at a time: a panel of 20 KiB, in L1 */
+    BLOCK_ROWS = 384, /* rows of x packed at a time: 480 KiB, in L2 */
+    BLOCK_N = 64,     /* columns decoded at a time: whole cache lines of bf16 rows */
+    FEW_ROWS = 8      /* up to here x is read where it lies */
 };
 
 void ccq_product_c(const float *x, int64_t ldx, int64_t rows, const float *panel, int64_t kc,
@@ -91,6 +91,15 @@ static void pack(const float *x, int64_t ldx, int64_t rows, int64_t kc, float *t
         memcpy(to + r * kc, x + r * ldx, (size_t)kc * sizeof *to);
 }
 
+/* With few rows the weights are read once and memory sets the pace: where a row
+ * of w is contiguous, go through it with as few rows open as unpack allows. */
+static int64_t block_k(const ccq_weight *w, int64_t rows)
+{
+    int contiguous = w->type == CCQ_W_BF16 || w->type == CCQ_W_WINT2;
+
+    return rows <= FEW_ROWS && contiguous ? CCQ_GROUP : BLOCK_K;
+}
+
 /* At most BLOCK_ROWS rows. */
 static void matmul_rows(block *b, const float *x, int64_t ldx, int64_t n0, int64_t n1, int bf16,
                         float *packed)
@@ -100,7 +109,7 @@ static void matmul_rows(block *b, const float *x, int64_t ldx, int64_t n0, int64
     for (r = 0; r < b->rows; r++)
         memset(b->y + r * b->ldy + n0, 0, (size_t)(n1 - n0) * sizeof(float));
     for (b->k0 = 0; b->k0 < b->w->k; b->k0 += b->kc) {
-        b->kc = min64(BLOCK_K, b->w->k - b->k0);
+        b->kc = min64(block_k(b->w, b->rows), b->w->k - b->k0);
         b->x = x + b->k0;
         b->ldx = ldx;
         if (b->rows > FEW_ROWS) {

@@ -36,7 +36,11 @@ tile(const float *x, int64_t ldx, const int rows, const float *panel, int64_t kc
 void ccq_product_avx2(const float *x, int64_t ldx, int64_t rows, const float *panel, int64_t kc,
                       float *acc, int64_t ldacc)
 {
+    int64_t r;
+
     for (; rows >= ROWS; rows -= ROWS) {
+        for (r = ROWS; r < 2 * ROWS && r < rows; r++) /* the next tile's accumulators */
+            _mm_prefetch((const char *)(acc + r * ldacc), _MM_HINT_T0);
         tile(x, ldx, ROWS, panel, kc, acc, ldacc);
         x += ROWS * ldx;
         acc += ROWS * ldacc;

@@ -20,11 +20,14 @@ static int scale_is_safe(float s)
 
 /* ---- bf16 ---------------------------------------------------------------- */
 
+/* Rows of a wide matrix are pages apart, out of reach of the processor's own
+ * prefetcher: ask for the columns that ccq_matmul wants 64 later. */
 static void unpack_bf16(const uint16_t *data, int64_t n, int64_t kc, float *panel)
 {
     int64_t k;
 
     for (k = 0; k < kc; k++, data += n) {
+        _mm_prefetch((const char *)(data + 64), _MM_HINT_T1);
         _mm256_storeu_ps(panel + k * CCQ_PANEL, ccq_widen8(data));
         _mm256_storeu_ps(panel + k * CCQ_PANEL + 8, ccq_widen8(data + 8));
     }
