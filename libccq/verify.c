@@ -129,6 +129,8 @@ void ccq_verify_add_error(ccq_verifier *v, const ccq_error *err)
             rest += n + (rest[n] == ':');
         rest += *rest == ' ';
     }
+    if (!*file && strstr(rest, "config.json"))
+        snprintf(file, sizeof file, "config.json"); /* what the tensors contradict */
     for (size_t i = 0; i < v->out->findings; i++) {
         const ccq_finding *f = &v->out->finding[i];
         if (f->code == err->code && same_linear(f->tensor, tensor))
@@ -218,7 +220,7 @@ static void check_model(ccq_verifier *v)
 
 ccq_code ccq_verify(ccq_verify_result *result, const char *dir, ccq_error *err)
 {
-    ccq_verifier v = {dir, result, NULL, NULL, NULL, 0, 0};
+    ccq_verifier v = {dir, result, NULL, NULL, NULL, 0, 0, 0};
     char **names = NULL;
     size_t count = 0, i;
     memset(result, 0, sizeof *result);

@@ -12,6 +12,7 @@ typedef struct ccq_verifier {
     ccq_config *config;    /* the same */
     ccq_source *src;       /* the same */
     int quantized;         /* some tensor is a .quant_weight */
+    int moe;               /* some tensor belongs to an expert */
     int failed;            /* out of memory */
 } ccq_verifier;
 

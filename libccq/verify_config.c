@@ -38,16 +38,14 @@ static void check_present(ccq_verifier *v)
         {"hidden_size", NULL, 0},
         {"num_attention_heads", NULL, 0},
         {"num_hidden_layers", NULL, 0},
+        {"moe_num_experts", NULL, 1},
         {"moe_num_shared_experts", "0", 1},
         {"moe_layer_start_index", "0", 1},
         {"moe_k", NULL, 1},
         {"moe_intermediate_size", NULL, 1},
     };
-    int moe = has(v, "moe_num_experts") || (v->src && v->src->arch.experts > 0);
-    if (moe && !has(v, "moe_num_experts"))
-        FOUND(v, "\"moe_num_experts\" is missing: FastDeploy stops");
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-        if ((keys[i].moe && !moe) || has(v, keys[i].key))
+        if ((keys[i].moe && !v->moe) || has(v, keys[i].key))
             continue;
         if (keys[i].fallback)
             FOUND(v, "\"%s\" is missing: FastDeploy takes %s", keys[i].key, keys[i].fallback);
@@ -59,10 +57,7 @@ static void check_present(ccq_verifier *v)
 static void check_class(ccq_verifier *v)
 {
     const char *name = ccq_config_array_string(v->config, "architectures", 0);
-    int moe = has(v, "moe_num_experts");
-    const char *wanted = moe ? "Ernie4_5_MoeForCausalLM" : "Ernie4_5_ForCausalLM";
-    if (v->src)
-        wanted = v->src->arch.experts > 0 ? "Ernie4_5_MoeForCausalLM" : "Ernie4_5_ForCausalLM";
+    const char *wanted = v->moe ? "Ernie4_5_MoeForCausalLM" : "Ernie4_5_ForCausalLM";
     if (!name)
         FOUND(v, "\"architectures\" is missing, wanted \"%s\"", wanted);
     else if (strcmp(name, wanted) != 0) {

@@ -82,9 +82,14 @@ done:
     free(path);
 }
 
-static void check_tensors(ccq_verifier *v, const ccq_manifest *m)
+static void check_sets(ccq_verifier *v, const ccq_manifest *m)
 {
     size_t i;
+    for (i = 0; i < ccq_checkpoint_shards(v->files); i++) {
+        const char *name = ccq_checkpoint_shard(v->files, i)->name;
+        if (!ccq_manifest_find(&m->shards, name))
+            ccq_verify_add(v, CCQ_MANIFEST, name, NULL, "is not in the manifest");
+    }
     for (i = 0; i < m->tensors.count; i++)
         if (!ccq_checkpoint_find(v->files, m->tensors.item[i].name))
             ccq_verify_add(v, CCQ_MANIFEST, "", m->tensors.item[i].name,
@@ -116,6 +121,6 @@ void ccq_verify_manifest(ccq_verifier *v)
     for (size_t i = 0; i < m->files.count; i++)
         check_file(v, &m->files.item[i], 0);
     if (v->files)
-        check_tensors(v, m);
+        check_sets(v, m);
     ccq_manifest_free(m);
 }

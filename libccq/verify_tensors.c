@@ -373,14 +373,15 @@ static void check_tensor(tensors *s, const ccq_tensor *t)
     }
 }
 
-static int has_quantized(const ccq_checkpoint *files)
+static void look_around(ccq_verifier *v)
 {
     ccq_slot slot;
-    for (size_t i = 0; i < ccq_checkpoint_count(files); i++)
-        if (ccq_name_parse(ccq_checkpoint_at(files, i)->name, &slot) == CCQ_NAME_KNOWN &&
-            slot.suffix == CCQ_SUFFIX_QUANT_WEIGHT)
-            return 1;
-    return 0;
+    for (size_t i = 0; i < ccq_checkpoint_count(v->files); i++) {
+        if (ccq_name_parse(ccq_checkpoint_at(v->files, i)->name, &slot) != CCQ_NAME_KNOWN)
+            continue;
+        v->quantized |= slot.suffix == CCQ_SUFFIX_QUANT_WEIGHT;
+        v->moe |= slot.block == CCQ_BLOCK_EXPERT;
+    }
 }
 
 void ccq_verify_tensors(ccq_verifier *v)
@@ -390,7 +391,7 @@ void ccq_verify_tensors(ccq_verifier *v)
         v->failed = 1;
         return;
     }
-    v->quantized = has_quantized(v->files);
+    look_around(v);
     v->out->tensors = ccq_checkpoint_count(v->files);
     for (size_t i = 0; i < ccq_checkpoint_count(v->files); i++)
         check_tensor(&s, ccq_checkpoint_at(v->files, i));
