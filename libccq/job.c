@@ -173,7 +173,8 @@ ccq_manifest *ccq_job_manifest(const ccq_plan *plan, size_t recipe_bytes, const 
                                   sums ? sums->index : 0) ||
                  ccq_manifest_add(&m->files, CCQ_RECIPE_NAME, recipe_bytes,
                                   sums ? sums->recipe : 0) ||
-                 ccq_manifest_add(&m->files, "config.json", config_bytes, sums ? sums->config : 0);
+                 ccq_manifest_add(&m->files, "config.json", config_bytes,
+                                  sums ? sums->config : 0);
     if (!failed)
         return m;
     ccq_manifest_free(m);
@@ -231,7 +232,8 @@ static ccq_code start(job *j, ccq_error *err)
     size_t shards = ccq_layout_shards(plan->layout), tensors = ccq_layout_count(plan->layout);
     if (!plan->fits)
         return ccq_fail(err, CCQ_NO_SPACE,
-                        "%s: %" PRIu64 " bytes and 64 MiB to spare are needed, %" PRIu64 " are free",
+                        "%s: %" PRIu64 " bytes and 64 MiB to spare are needed, %" PRIu64
+                        " are free",
                         plan->output, plan->total_bytes, plan->free_bytes);
     j->out = calloc(shards + 1, sizeof *j->out);
     j->left = calloc(shards + 1, sizeof *j->left);

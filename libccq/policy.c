@@ -97,8 +97,9 @@ ccq_type ccq_policy_type(const ccq_quantize_options *o, const ccq_entry *e, cons
         return e->type;
     }
     if (o->scheme == CCQ_SCHEME_WINT2 && e->block == CCQ_BLOCK_EXPERT) {
-        *why = e->layer <= o->w4_end_layer ? "expert up to w4-end-layer" : "expert above w4-end-layer";
-        return e->layer <= o->w4_end_layer ? CCQ_TYPE_WINT4 : CCQ_TYPE_WINT2;
+        int low = e->layer <= o->w4_end_layer;
+        *why = low ? "expert up to w4-end-layer" : "expert above w4-end-layer";
+        return low ? CCQ_TYPE_WINT4 : CCQ_TYPE_WINT2;
     }
     *why = e->block == CCQ_BLOCK_ATTENTION ? "attention"
            : e->block == CCQ_BLOCK_DENSE   ? "dense layer"

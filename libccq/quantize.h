@@ -19,7 +19,7 @@
 #define CCQ_OUTPUT_VERSION 1
 
 typedef enum ccq_scheme {
-    CCQ_SCHEME_WINT2, /* experts wint4 up to w4_end_layer, wint2 above; dense linears wint8 */
+    CCQ_SCHEME_WINT2, /* experts wint4 up to w4_end_layer, wint2 above; other linears wint8 */
     CCQ_SCHEME_WINT8, /* every linear wint8 */
     CCQ_SCHEMES
 } ccq_scheme;
@@ -31,7 +31,7 @@ const char *ccq_scheme_name(int scheme); /* "wint2", "wint8"; NULL past the end 
 typedef struct ccq_quantize_options {
     int scheme;           /* CCQ_SCHEME_* (default wint2) */
     int64_t w4_end_layer; /* last layer, over all layers, whose experts are wint4; -1: none
-                             (default CCQ_W4_DEFAULT: first MoE layer + 3, at most the last layer) */
+                             (default CCQ_W4_DEFAULT: first MoE layer + 3, at most the last) */
     int order;            /* CCQ_ORDER_* (default fastdeploy) */
     int rule;             /* CCQ_RULE_* (default gpu): integers of wint8 and wint4 */
     int effort;           /* CCQ_EFFORT_* (default normal) */

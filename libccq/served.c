@@ -134,9 +134,10 @@ static ccq_code rope_key(edits *e, ccq_error *err)
     size_t len;
     if (ccq_config_double(e->in, "rope_theta", &value))
         return CCQ_OK;
-    const char *raw = ccq_config_raw(e->in, "rope_parameters.rope_theta", &len);
+    static const char nested[] = "rope_parameters.rope_theta";
+    const char *raw = ccq_config_raw(e->in, nested, &len);
     char text[64];
-    if (!raw || len >= sizeof text || !ccq_config_double(e->in, "rope_parameters.rope_theta", &value))
+    if (!raw || len >= sizeof text || !ccq_config_double(e->in, nested, &value))
         return ccq_fail(err, CCQ_CONFIG, "config.json: rope_theta is missing");
     memcpy(text, raw, len);
     text[len] = 0;
@@ -158,8 +159,9 @@ static void moe_keys(edits *e)
         change(e, "moe_use_aux_free", "true", "e_score_correction_bias is there to be used");
     else if (!use)
         e->failed |= ccq_text_add(&e->plan->warnings,
-                                  "config.json: moe_use_aux_free is false: the e_score_correction_bias "
-                                  "tensors are kept and ignored by every reader") != 0;
+                                  "config.json: moe_use_aux_free is false: the "
+                                  "e_score_correction_bias tensors are kept and ignored by every "
+                                  "reader") != 0;
 }
 
 static void missing_number(edits *e, const char *key, double value)

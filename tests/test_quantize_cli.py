@@ -210,7 +210,8 @@ class Bytes(Case):
                 continue
             a, b = t["data_offsets"]
             i, j = table[name]["data_offsets"]
-            self.assertEqual((t["dtype"], t["shape"]), (table[name]["dtype"], table[name]["shape"]))
+            for key in "dtype", "shape":
+                self.assertEqual(t[key], table[name][key])
             self.assertEqual(made_data[a:b], data[i:j], name)
             seen += 1
         self.assertEqual(seen, 9)
@@ -231,8 +232,9 @@ class Sizes(Case):
         if suffix in ("quant_weight", "weight_scale", "super_scales", "code_scale", "code_zp"):
             if stem + ".super_scales" in table:
                 return "wint2 " + suffix
-            n = table[stem + ".weight_scale"]["shape"][0]
-            return ("wint8 " if table[stem + ".quant_weight"]["shape"][0] == n else "wint4 ") + suffix
+            rows = table[stem + ".quant_weight"]["shape"][0]
+            bits = 8 if rows == table[stem + ".weight_scale"]["shape"][0] else 4
+            return f"wint{bits} {suffix}"
         for part, kind in [("embed_tokens", "embed_tokens bf16"), ("lm_head", "lm_head bf16"),
                            ("norm", "norms bf16"), ("mlp.gate.", "router gate fp32"),
                            ("e_score", "e_score_correction_bias fp32")]:
@@ -246,7 +248,8 @@ class Sizes(Case):
                 out = self.tmp / ("out" + more[0])
                 plan = json.loads(self.run_tool("--dry-run", "--json", *more, MICRO, out).stdout)
                 self.assertFalse(out.exists())
-                real = json.loads(self.run_tool("-q", "--json", "--effort=fast", *more, MICRO, out).stdout)
+                real = json.loads(self.run_tool("-q", "--json", "--effort=fast", *more, MICRO,
+                                                out).stdout)
                 kinds = self.real_kinds(out)
                 self.assertEqual(plan["bytes_by_kind"], kinds)
                 self.assertEqual(real["bytes_by_kind"], kinds)
@@ -261,8 +264,8 @@ class Sizes(Case):
     def test_json_keys(self):
         out = json.loads(self.run_tool("--json", "--effort=fast", "--w4-end-layer=0", self.model(),
                                        self.out).stdout)
-        for key in ("schema input output dry_run recipe tensors bytes_by_kind tensor_bytes parameters "
-                    "bits_per_weight fits free_bytes skipped sqnr_db_by_type wall_s encode_s "
+        for key in ("schema input output dry_run recipe tensors bytes_by_kind tensor_bytes "
+                    "parameters bits_per_weight fits free_bytes skipped sqnr_db_by_type wall_s encode_s "
                     "encode_weights peak_rss_bytes experts_without_statistics").split():
             self.assertIn(key, out)
         self.assertEqual(out["schema"], "ccq.quantize/1")
@@ -293,7 +296,8 @@ class Sizes(Case):
         for row in json.loads(path.read_text()):
             if row["tensor_parallel"] != 1:
                 continue
-            c = dict(CONFIG, vocab_size=103424, tie_word_embeddings=row["tied"], **models[row["model"]])
+            c = dict(CONFIG, vocab_size=103424, tie_word_embeddings=row["tied"],
+                     **models[row["model"]])
             options = [f"--w4-end-layer={row['w4_end_layer']}"]
             if row["model"] == "0.3B":
                 options = ["--scheme=wint8"]
@@ -403,8 +407,8 @@ class Refusals(Case):
         self.refuse(64, model, self.out, says="--scheme wint8")
         self.run_tool("-q", "--scheme=wint8", model, self.out)
         made = json.loads((self.out / "config.json").read_text())
-        self.assertEqual(made["quantization_config"],
-                         {"quantization": "wint8", "dense_quant_type": "wint8", "is_quantized": True})
+        self.assertEqual(made["quantization_config"], {
+            "quantization": "wint8", "dense_quant_type": "wint8", "is_quantized": True})
         self.assertEqual(made["architectures"], ["Ernie4_5_ForCausalLM"])
 
     def test_quantized_input(self):

@@ -237,8 +237,8 @@ int main(int argc, char **argv)
     int status = CLI_OK;
     ccq_quantize_defaults(&s.quantize);
     cli_init(&c, "ccq-quantize", "[OPTION]... INPUT OUTPUT",
-             "Quantizes an ERNIE-4.5 checkpoint to WINT2, the 2-bit format that FastDeploy serves.\n"
-             "INPUT: a directory with config.json and safetensors. OUTPUT: one that does not exist.",
+             "Quantizes an ERNIE-4.5 checkpoint to WINT2, the 2-bit format of FastDeploy.\n"
+             "INPUT: a directory with config.json and safetensors. OUTPUT: a new directory.",
              options, argc, argv);
     if (read_arguments(&c, &s, &status) == CLI_STOP)
         return status;

@@ -70,9 +70,11 @@ static void print_lists(const report *r)
     char name[256];
     for (size_t i = 0; i < plan->src->notes; i++)
         fprintf(stderr, "  note      %s\n", plan->src->note[i]);
-    for (size_t i = 0; i < plan->src->skips; i++)
+    for (size_t i = 0; i < plan->src->skips; i++) {
+        const char *skipped = plan->src->skipped[i];
         fprintf(stderr, "  skipped   %s\n",
-                ccq_escape(name, sizeof name, plan->src->skipped[i], strlen(plan->src->skipped[i])));
+                ccq_escape(name, sizeof name, skipped, strlen(skipped)));
+    }
     for (size_t i = 0; i < plan->changes.count; i++)
         fprintf(stderr, "  config    %s\n", plan->changes.text[i]);
     for (size_t i = 0; i < plan->warnings.count; i++)
