@@ -51,7 +51,7 @@ typedef struct ccq_book {
     int16_t value[4][256];   /* value i of byte b, times -256 */
     int32_t norm[256];       /* sum of squared values */
     int32_t step[256];       /* 2048 norm: what one more local scale adds to a score */
-    int32_t pair[2][256];    /* value[0] and [1], [2] and [3] of byte b, the first in the low half */
+    int32_t pair[2][256];    /* value[0] and [1], [2] and [3] of byte b, first one low */
 } ccq_book;
 
 /* ---- The table ----------------------------------------------------------- */

@@ -220,6 +220,8 @@ enum { KINDS = 17 };
 
 static void make_column(int kind, uint64_t *seed, float *w, int k)
 {
+    float floor = ldexpf(1.0f, -100 - (int)(check_next(seed) % 5)); /* super about 2^-108 - that */
+
     for (int i = 0; i < k; i++) {
         float g = gauss(seed), u = (float)check_uniform(seed);
         switch (kind) {
@@ -234,7 +236,7 @@ static void make_column(int kind, uint64_t *seed, float *w, int k)
         case 8: w[i] = i & 1 ? -0.0f : 0.0f; break;
         case 9: w[i] = i / 64 == 1 ? 0.0f : g * (float)(1 + i / 64 * 7); break;
         case 10: w[i] = i % 64 ? g * 1e-38f : 3e38f; break; /* the widest range there is */
-        case 11: w[i] = g * 1e-34f; break; /* near the floor of super */
+        case 11: w[i] = g * floor; break; /* about the floor of super */
         case 12: w[i] = FLT_MAX * (u < 0.5f ? -1.0f : 1.0f); break;
         case 13: w[i] = i == 5 ? FLT_TRUE_MIN : 0.0f; break;
         case 14: w[i] = g * g * g * g * g; break; /* heavy tails */
@@ -293,6 +295,38 @@ static int check_column(const ccq_ops *ops, const ccq_encoder *enc, const ccq_en
     return status;
 }
 
+/* ---- Ties ---------------------------------------------------------------- */
+
+/* Every local scale is as good as every other; the bytes tell which was taken. */
+static void search_tie(const ccq_book *book, const int16_t u[64], int lo, int hi, int32_t *J,
+                       uint8_t (*best)[16])
+{
+    (void)book;
+    for (int l = lo; l <= hi; l++) {
+        J[l - lo] = u[0] < 0 ? 0 : -100; /* 0: no better than l = 0 */
+        memset(best[l - lo], l, 16);
+    }
+}
+
+static void check_ties(const ccq_encoder *enc)
+{
+    const ccq_encode_params p = {CCQ_EFFORT_NORMAL, 0, CCQ_ORDER_PLAIN};
+    uint8_t bytes[32], local[2];
+    ccq_column c = {bytes, local, 0, 0, 0, 0, 0, 0, 0};
+    void *scratch = check_guarded(ccq_encode_scratch(128));
+    ccq_ops ops;
+    float w[128];
+
+    ccq_ops_init(&ops, CCQ_ISA_C);
+    ops.search = search_tie;
+    for (int i = 0; i < 128; i++)
+        w[i] = i < 64 ? 1.0f : -1.0f;
+    ccq_encode_column(&ops, enc, &p, w, 128, &c, scratch);
+    CHECK(c.code_scale == enc->book[0].cs && c.code_zp == enc->book[0].zp, "not the first line");
+    CHECK(local[0] == 10 && bytes[0] == 10, "local scale %d, not the lowest of 12 - 2", local[0]);
+    CHECK(local[1] == 0 && bytes[16] == 0, "local scale %d where 0 does as well", local[1]);
+}
+
 int main(void)
 {
     static const int sizes[] = {128, 384};
@@ -303,6 +337,7 @@ int main(void)
     ccq_ops ops;
 
     REQUIRE(ccq_encoder_init(&enc) == 0, "encoder");
+    check_ties(&enc);
     for (unsigned isa = CCQ_ISA_C; isa <= CCQ_ISA_AVX512; isa *= 2) {
         ccq_ops_init(&ops, 2 * isa - 1); /* it and all below */
         if (!strcmp(ops.name, last))
