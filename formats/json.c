@@ -126,6 +126,8 @@ static int hex4(const char *s)
 
 static int put(ccq_json *j, const char *s, size_t n)
 {
+    if (!n)
+        return 1;
     if (n > j->cap - j->len) {
         size_t cap = j->cap ? j->cap * 2 : 256;
         while (cap - j->len < n)
