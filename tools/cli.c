@@ -206,7 +206,7 @@ static int is_near(const char *name, size_t len, const char *known)
 {
     if (len >= 2 && strncmp(name, known, len) == 0)
         return 1;
-    return distance(name, len, known) <= (len < 5 ? 1 : 2);
+    return distance(name, len, known) <= (len < 4 ? 1 : 2);
 }
 
 static int unknown(const cli *c, const char *name, size_t len)
