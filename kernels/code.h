@@ -58,6 +58,24 @@ static inline CCQ_HD float ccq_round_bf16(float f)
     return ccq_bf16_to_f32(ccq_f32_to_bf16(f));
 }
 
+/* One rounding from fp64 to bf16 (fp32 in between would round twice). Finite x
+ * within fp32's range. */
+static inline CCQ_HD uint16_t ccq_f64_to_bf16(double d)
+{
+    union { float f; uint32_t u; } x;
+    double back;
+    x.f = (float)d;
+    back = (double)x.f;
+    if (back != d && !(x.u & 1)) { /* to odd: the neighbour on the other side of d */
+        int away = back < 0 ? back < d : back > d;
+        if (x.u << 1)
+            x.u += away ? (uint32_t)-1 : 1u;
+        else
+            x.u |= (d < 0 ? 0x80000000u : 0u) | 1u;
+    }
+    return ccq_f32_to_bf16(x.f);
+}
+
 /* floor to int32; outside int32 it saturates and NaN gives 0, as on a GPU. */
 static inline CCQ_HD int32_t ccq_floor_i32(float f)
 {

@@ -213,9 +213,8 @@ static void choose(work *x, const ccq_encoder *enc, int effort)
         try_scale(x, &enc->book[0], super_scale(&enc->book[0], max_rms, divisors[j]), 3);
     if (effort == CCQ_EFFORT_SCALES)
         return;
-    s = x->best.s;
-    x->best.book = NULL; /* the second stage compares its own nine trials */
-    for (int i = 0; i < CCQ_BOOKS; i++)
+    s = x->best.s; /* the default line keeps its trial of the first stage */
+    for (int i = 1; i < CCQ_BOOKS; i++)
         try_scale(x, &enc->book[i], s, 2);
 }
 
@@ -267,7 +266,7 @@ static float gained(const work *x, int gain)
         return t->s;
     rho = ww / wv;
     rho = rho < 1.0 ? 1.0 : rho > 2.0 ? 2.0 : rho;
-    return ccq_round_bf16((float)((double)t->s * power(rho, gain)));
+    return ccq_bf16_to_f32(ccq_f64_to_bf16((double)t->s * power(rho, gain)));
 }
 
 static void measure(const trial *t, const float *w, int64_t k, int order, ccq_column *out)

@@ -181,8 +181,28 @@ static void test_lines(void)
     }
 }
 
+/* fp64 to bf16 in one rounding: beside a tie, where fp32 would land on it. */
+static void test_f64(void)
+{
+    uint64_t rng = check_seed(11);
+
+    for (int i = 0; i < 20000; i++) {
+        uint16_t h = (uint16_t)(0x0100 + check_next(&rng) % 0x7d00); /* normal, finite */
+        double a = ccq_bf16_to_f32(h), b = ccq_bf16_to_f32((uint16_t)(h + 1));
+        double tie = (a + b) / 2, near = (b - a) * 0x1p-30;
+        uint16_t even = h & 1 ? (uint16_t)(h + 1) : h;
+        CHECK(ccq_f64_to_bf16(a) == h, "%a", a);
+        CHECK(ccq_f64_to_bf16(tie) == even, "tie above %a", a);
+        CHECK(ccq_f64_to_bf16(tie - near) == h, "below the tie above %a", a);
+        CHECK(ccq_f64_to_bf16(tie + near) == h + 1, "over the tie above %a", a);
+        CHECK(ccq_f64_to_bf16(-(tie + near)) == (0x8000 | (h + 1)), "negative, %a", a);
+    }
+    CHECK(ccq_f64_to_bf16(0.0) == 0 && ccq_f64_to_bf16(1e-320) == 0, "zero");
+}
+
 int main(void)
 {
+    test_f64();
     test_words();
     test_neighbours();
     test_floor();

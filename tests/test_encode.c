@@ -130,9 +130,9 @@ static void encode(const ccq_encoder *enc, const float *w, int k, int effort, re
             *best = r;
     }
     s = best->s;
-    for (int i = 0; i < CCQ_BOOKS; i++) {
+    for (int i = 1; i < CCQ_BOOKS; i++) {
         encode_at(&enc->book[i], w, k, s, 2, &r);
-        if (i == 0 || r.cost < best->cost)
+        if (r.cost < best->cost)
             *best = r;
     }
 }
@@ -150,6 +150,20 @@ static const ccq_book *book_of(const ccq_encoder *enc, const result *r)
         if (enc->book[i].cs == r->cs && enc->book[i].zp == r->zp)
             return &enc->book[i];
     return &enc->book[0];
+}
+
+/* The bf16 nearest to a positive normal x, ties to even, by its neighbours. */
+static float nearest_bf16(double x)
+{
+    uint16_t low = (uint16_t)(ccq_f32_to_bf16((float)x) - 1);
+    double a = ccq_bf16_to_f32(low), b = ccq_bf16_to_f32((uint16_t)(low + 1)),
+           c = ccq_bf16_to_f32((uint16_t)(low + 2));
+    uint16_t best = low;
+    if (fabs(b - x) < fabs(a - x) || (fabs(b - x) == fabs(a - x) && (best & 1)))
+        best = (uint16_t)(low + 1), a = b;
+    if (fabs(c - x) < fabs(a - x) || (fabs(c - x) == fabs(a - x) && (best & 1)))
+        best = (uint16_t)(low + 2);
+    return ccq_bf16_to_f32(best);
 }
 
 static float gain(const ccq_encoder *enc, const result *r, const float *w, int k, int eighths)
@@ -173,7 +187,7 @@ static float gain(const ccq_encoder *enc, const result *r, const float *w, int k
         if (eighths & 1)
             p *= sqrt(sqrt(sqrt(rho)));
     }
-    return ccq_round_bf16((float)((double)r->s * p));
+    return nearest_bf16((double)r->s * p);
 }
 
 /* The whole column by definition: status, and super in *super. */
@@ -323,7 +337,7 @@ static void check_ties(const ccq_encoder *enc)
         w[i] = i < 64 ? 1.0f : -1.0f;
     ccq_encode_column(&ops, enc, &p, w, 128, &c, scratch);
     CHECK(c.code_scale == enc->book[0].cs && c.code_zp == enc->book[0].zp, "not the first line");
-    CHECK(local[0] == 10 && bytes[0] == 10, "local scale %d, not the lowest of 12 - 2", local[0]);
+    CHECK(local[0] == 9 && bytes[0] == 9, "local scale %d, not the lowest of 12 - 3", local[0]);
     CHECK(local[1] == 0 && bytes[16] == 0, "local scale %d where 0 does as well", local[1]);
 }
 
