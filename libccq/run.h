@@ -1,6 +1,194 @@
+/* A model in memory: forward pass, batch decode, sampling, comparison with
+ * stored or second-model logits (docs/design.md, "Inference").
+ *
+ * On the CPU a logit is the same bits whatever the threads, the batch, the
+ * chunk of prefill rows, the instruction set and the layout of the weights;
+ * only the option blas gives that up.
+ *
+ * A model is read-only once open: several sessions may use it, one step at a
+ * time, because they share its pool. */
 #ifndef CCQ_LIBCCQ_RUN_H
 #define CCQ_LIBCCQ_RUN_H
 
+#include "kernels/ops.h"
+#include "libccq/pool.h"
 #include "libccq/source.h"
+
+/* ---- Model --------------------------------------------------------------- */
+
+enum { CCQ_FASTDEPLOY, CCQ_EXACT }; /* activations and cache: bf16 values, or fp32 */
+
+typedef struct ccq_model_options {
+    int numerics;    /* CCQ_FASTDEPLOY (default), CCQ_EXACT */
+    int rounding;    /* CCQ_ROUND_* of wint2 weights (default fused) */
+    int fp32_logits; /* 1: logits are not rounded to bf16 in fastdeploy numerics */
+    int blas;        /* 1: products by OpenBLAS; UNAVAILABLE when it is not built in */
+    ccq_ops ops;     /* from ccq_ops_init */
+    ccq_pool *pool;  /* outlives the model */
+} ccq_model_options;
+
+typedef struct ccq_model ccq_model;
+
+/* 1 when OpenBLAS is built in. */
+int ccq_have_blas(void);
+/* Reads all weights, as they are stored. src outlives the model. Codes: those of
+ * the readers, UNSUPPORTED (linears with a bias), NO_MEMORY, UNAVAILABLE. */
+ccq_code ccq_model_open(ccq_model **model, const ccq_source *src, const ccq_model_options *options,
+                        ccq_error *err);
+void ccq_model_close(ccq_model *model); /* NULL is fine */
+const ccq_source *ccq_model_source(const ccq_model *model);
+const ccq_model_options *ccq_model_settings(const ccq_model *model);
+uint64_t ccq_model_bytes(const ccq_model *model); /* weights in memory */
+/* MoE layers: count, and the layer number of the i-th. */
+int64_t ccq_model_moe_layers(const ccq_model *model);
+int32_t ccq_model_moe_layer(const ccq_model *model, int64_t i);
+/* The first layer with a correction bias of 1 or more in size, where FastDeploy
+ * itself may choose otherwise; -1: none. */
+int64_t ccq_model_large_bias(const ccq_model *model);
+
+/* ---- Session: the KV cache of some sequences ------------------------------ */
+
+typedef struct ccq_session ccq_session;
+
+/* Rows of one sequence in a step: they follow what its slot already holds. */
+typedef struct ccq_span {
+    size_t slot;
+    size_t sequence; /* for messages and traces only */
+    int64_t rows;    /* at least 1 */
+    const int32_t *ids;
+} ccq_span;
+
+/* Router choices of the rows of the last step. ids in selection order. */
+typedef struct ccq_routes {
+    int64_t rows, layers, k; /* layers: MoE layers only */
+    const int32_t *ids;      /* [rows][layers][k] */
+    const float *weights;    /* [rows][layers][k] */
+    const float *margin;     /* [rows][layers], infinite when every expert is chosen */
+} ccq_routes;
+
+/* capacity: positions of each slot. max_rows: most rows of one step. NO_MEMORY
+ * when cache and work space do not fit in what the machine has available. */
+ccq_code ccq_session_open(ccq_session **session, const ccq_model *model, size_t slots,
+                          const int64_t *capacity, int64_t max_rows, ccq_error *err);
+void ccq_session_close(ccq_session *session); /* NULL is fine */
+uint64_t ccq_session_cache_bytes(const ccq_session *session);
+uint64_t ccq_session_work_bytes(const ccq_session *session);
+void ccq_session_reset(ccq_session *session, size_t slot); /* forgets the slot's positions */
+int64_t ccq_session_length(const ccq_session *session, size_t slot);
+/* Runs the rows of all spans through every layer. A slot appears once. NONFINITE:
+ * a router logit is NaN (layer, position and sequence are named). */
+ccq_code ccq_session_step(ccq_session *session, const ccq_span *spans, size_t count,
+                          ccq_error *err);
+/* Logits [count][vocab] of rows of the last step, numbered through its spans. */
+ccq_code ccq_session_logits(ccq_session *session, const int64_t *rows, size_t count, float *logits,
+                            ccq_error *err);
+void ccq_session_routes(const ccq_session *session, ccq_routes *routes);
+
+/* ---- What evaluate and generate share ------------------------------------- */
+
+typedef struct ccq_run_hooks {
+    void *ctx;
+    /* Once, before the first token: bytes of KV cache and of work space. */
+    void (*memory)(void *ctx, uint64_t cache, uint64_t work);
+    /* Every row that was run: layers x k choices of that row. */
+    void (*trace)(void *ctx, size_t sequence, int64_t position, int32_t id,
+                  const ccq_routes *one_row);
+    /* Rows done of all. */
+    void (*progress)(void *ctx, uint64_t done, uint64_t total);
+} ccq_run_hooks;
+
+enum { CCQ_PREFILL_ROWS = 2048 }; /* default of prefill_rows */
+
+/* ---- Evaluate: logits of given tokens -------------------------------------- */
+
+typedef struct ccq_prompt {
+    const int32_t *ids;
+    int64_t length; /* at least 1 */
+} ccq_prompt;
+
+/* Logits of rows first..first+rows-1 of the wanted list. */
+typedef struct ccq_eval_block {
+    size_t first, rows;
+    const float *logits[2]; /* [rows][vocab], of each model */
+    /* Router choices of those rows, of each model; rows = 0 without MoE layers. */
+    ccq_routes routes[2];
+} ccq_eval_block;
+
+typedef struct ccq_eval {
+    ccq_model *model[2]; /* the second may be NULL */
+    const ccq_prompt *prompts;
+    size_t prompt_count;
+    /* Wanted rows, ascending by (sequence, position). */
+    const int32_t *row_seq, *row_pos;
+    size_t row_count;
+    int64_t prefill_rows; /* 0 = CCQ_PREFILL_ROWS */
+    ccq_run_hooks hooks;
+    ccq_code (*block)(void *ctx, const ccq_eval_block *block, ccq_error *err);
+    void *ctx; /* of block */
+} ccq_eval;
+
+/* Both models run over the same rows, group after group of sequences. *seconds
+ * (NULL allowed): time inside steps and logits of model[0]. */
+ccq_code ccq_evaluate(const ccq_eval *eval, double *seconds, ccq_error *err);
+
+/* ---- Sampling --------------------------------------------------------------- */
+
+typedef struct ccq_sampling {
+    float temperature; /* default 1; 0 = argmax */
+    double top_p;      /* default 1; 0 = argmax */
+    int64_t top_k;     /* default 0 and -1: off; 1 = argmax */
+    uint64_t seed;     /* default 0 */
+} ccq_sampling;
+
+void ccq_sampling_default(ccq_sampling *s);
+/* Lowest id among the largest of the first valid logits. */
+int32_t ccq_argmax(const float *logits, int64_t valid);
+/* u in [0, 1) of (seed, step). */
+double ccq_sample_uniform(uint64_t seed, uint64_t step);
+/* The id drawn for this step among the first valid. scratch: valid items. */
+typedef struct ccq_candidate {
+    float z;
+    int32_t id;
+} ccq_candidate;
+int32_t ccq_sample(const float *logits, int64_t valid, const ccq_sampling *s, uint64_t step,
+                   ccq_candidate *scratch);
+/* The n best of the first valid logits with their log softmax; returns how many. */
+int ccq_top_logprobs(const float *logits, int64_t valid, int n, int32_t *ids, double *logprobs);
+
+/* ---- Generate: batch decode --------------------------------------------------- */
+
+enum { CCQ_FINISH_NONE, CCQ_FINISH_STOP, CCQ_FINISH_LENGTH };
+
+typedef struct ccq_request {
+    ccq_prompt prompt;
+    ccq_sampling sampling;
+    int64_t max_tokens;      /* at least 1 */
+    const int32_t *stop_ids; /* end ids included; they are part of the output */
+    size_t stop_count;
+    /* results: out has room for max_tokens */
+    int32_t *out;
+    int64_t count;
+    int finish; /* CCQ_FINISH_* */
+} ccq_request;
+
+typedef struct ccq_generate_options {
+    int64_t valid;        /* ids below this may be drawn; 0 = vocabulary */
+    size_t batch;         /* sequences at a time; 0 = all */
+    int64_t prefill_rows; /* 0 = CCQ_PREFILL_ROWS */
+    ccq_run_hooks hooks;
+    /* Each token as it is drawn: its request, its number (0, 1, ...) and the
+     * logits it came from. Returns 1 to end the sequence with "stop". */
+    int (*token)(void *ctx, size_t request, int64_t number, int32_t id, const float *logits);
+    void *ctx; /* of token */
+} ccq_generate_options;
+
+typedef struct ccq_timing {
+    uint64_t prefill_rows, decode_rows;
+    double prefill_s, decode_s;
+} ccq_timing;
+
+/* NONFINITE also when a logit is NaN. */
+ccq_code ccq_generate(ccq_model *model, ccq_request *requests, size_t count,
+                      const ccq_generate_options *options, ccq_timing *timing, ccq_error *err);
 
 #endif

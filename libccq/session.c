@@ -1,0 +1,253 @@
+/* Cache and work space of the sequences that run together. */
+#include "libccq/model.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Bytes that can be had without swapping anything out; UINT64_MAX: unknown. */
+static uint64_t available_bytes(void)
+{
+    char line[256];
+    unsigned long long kib;
+    uint64_t bytes = UINT64_MAX;
+    FILE *f = fopen("/proc/meminfo", "r");
+
+    if (!f)
+        return bytes;
+    while (fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
+            bytes = (uint64_t)kib * 1024;
+    fclose(f);
+    return bytes;
+}
+
+/* One array of the work space. */
+typedef struct array {
+    void **where;
+    uint64_t count[3]; /* elements: the product */
+    size_t size;
+    uint64_t bytes;
+} array;
+
+static int array_bytes(array *a, uint64_t *total)
+{
+    uint64_t b = a->size;
+
+    for (int i = 0; i < 3; i++)
+        if (__builtin_mul_overflow(b, a->count[i], &b))
+            return 0;
+    a->bytes = b ? b : 1;
+    return !__builtin_add_overflow(*total, a->bytes, total) && *total <= SIZE_MAX / 2;
+}
+
+static int64_t max64(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Widths of the buffers that dense, shared and routed blocks take turns with. */
+static void mlp_widths(const ccq_model *m, uint64_t *gu, uint64_t *a)
+{
+    int64_t width = 0;
+
+    for (int64_t i = 0; i < m->arch->layers; i++)
+        width = max64(width, m->layer[i].down.w.k);
+    if (m->moe_layers)
+        width = max64(width, m->arch->moe_k * m->arch->moe_inter);
+    *a = (uint64_t)width;
+    *gu = 2 * (uint64_t)width;
+}
+
+static size_t scratch_floats(const ccq_session *s)
+{
+    const ccq_arch *a = s->m->arch;
+    int64_t longest = 1;
+    size_t n = ccq_matmul_scratch(s->max_rows), other;
+
+    for (size_t i = 0; i < s->slots; i++)
+        longest = max64(longest, s->capacity[i]);
+    other = ccq_attend_scratch(longest, a->head_dim);
+    n = n > other ? n : other;
+    other = (size_t)max64(2 * a->experts, a->moe_k * a->hidden);
+    n = n > other ? n : other;
+    return n > 256 * CCQ_PANEL ? n : 256 * CCQ_PANEL;
+}
+
+static uint64_t blas_floats(const ccq_model *m)
+{
+    const ccq_arch *a = m->arch;
+    int64_t k = max64(max64(a->hidden, a->heads * a->head_dim), a->moe_inter);
+
+    for (int64_t i = 0; i < a->layers; i++)
+        k = max64(k, m->layer[i].down.w.k);
+    return m->options.blas ? (uint64_t)k * CCQ_BLAS_COLUMNS : 0;
+}
+
+static ccq_code allocate(ccq_session *s, array *list, size_t count, ccq_error *err)
+{
+    uint64_t total = s->cache_bytes, free_bytes = available_bytes();
+
+    for (size_t i = 0; i < count; i++)
+        if (!array_bytes(&list[i], &total))
+            return ccq_fail(err, CCQ_NO_MEMORY, "cache and work space pass the address space");
+    s->work_bytes = total - s->cache_bytes;
+    if (total > free_bytes)
+        return ccq_fail(err, CCQ_NO_MEMORY,
+                        "KV cache of %llu bytes and work space of %llu: %llu bytes are available",
+                        (unsigned long long)s->cache_bytes, (unsigned long long)s->work_bytes,
+                        (unsigned long long)free_bytes);
+    for (size_t i = 0; i < count; i++) {
+        *list[i].where = calloc(1, (size_t)list[i].bytes);
+        if (!*list[i].where)
+            return ccq_fail(err, CCQ_NO_MEMORY, "work space of %llu bytes: out of memory",
+                            (unsigned long long)s->work_bytes);
+        s->owned[s->owned_count++] = *list[i].where;
+    }
+    return CCQ_OK;
+}
+
+/* The cache: slots one after another. */
+static ccq_code allocate_cache(ccq_session *s, ccq_error *err)
+{
+    const ccq_arch *a = s->m->arch;
+    uint64_t per = 2 * (uint64_t)a->layers * (uint64_t)a->kv_heads * (uint64_t)a->head_dim, n = 0;
+    uint64_t size = s->m->bf16 ? sizeof(uint16_t) : sizeof(float), bytes;
+
+    for (size_t i = 0; i < s->slots; i++) {
+        s->base[i] = n;
+        if (__builtin_mul_overflow(per, (uint64_t)s->capacity[i], &bytes) ||
+            __builtin_add_overflow(n, bytes, &n))
+            return ccq_fail(err, CCQ_NO_MEMORY, "KV cache passes the address space");
+    }
+    if (__builtin_mul_overflow(n, size, &s->cache_bytes) || s->cache_bytes > SIZE_MAX / 4)
+        return ccq_fail(err, CCQ_NO_MEMORY, "KV cache passes the address space");
+    if (s->cache_bytes > available_bytes())
+        return ccq_fail(err, CCQ_NO_MEMORY, "KV cache of %llu bytes: %llu bytes are available",
+                        (unsigned long long)s->cache_bytes, (unsigned long long)available_bytes());
+    s->cache = calloc(1, (size_t)(s->cache_bytes ? s->cache_bytes : 1));
+    if (!s->cache)
+        return ccq_fail(err, CCQ_NO_MEMORY, "KV cache of %llu bytes: out of memory",
+                        (unsigned long long)s->cache_bytes);
+    return CCQ_OK;
+}
+
+static ccq_code allocate_work(ccq_session *s, ccq_error *err)
+{
+    const ccq_arch *a = s->m->arch;
+    uint64_t t = (uint64_t)s->max_rows, h = (uint64_t)a->hidden, k = (uint64_t)a->moe_k, gu, wa;
+    uint64_t q = (uint64_t)a->heads * (uint64_t)a->head_dim, e = (uint64_t)a->experts;
+    uint64_t kv = 2 * (uint64_t)a->kv_heads * (uint64_t)a->head_dim;
+    uint64_t lm = (uint64_t)s->m->moe_layers, half = (uint64_t)a->head_dim / 2;
+    size_t f = sizeof(float), i = sizeof(int32_t);
+
+    k = lm ? k : 0;
+    mlp_widths(s->m, &gu, &wa);
+    array list[] = {
+        {(void **)&s->row, {t, 1, 1}, sizeof *s->row, 0},
+        {(void **)&s->x, {t, h, 1}, f, 0},
+        {(void **)&s->h, {t, h, 1}, f, 0},
+        {(void **)&s->t, {t, h, 1}, f, 0},
+        {(void **)&s->qkv, {t, q + kv, 1}, f, 0},
+        {(void **)&s->o, {t, q + kv, 1}, f, 0},
+        {(void **)&s->gu, {t, gu, 1}, f, 0},
+        {(void **)&s->a, {t, wa, 1}, f, 0},
+        {(void **)&s->cos, {t, half, 1}, f, 0},
+        {(void **)&s->sin, {t, half, 1}, f, 0},
+        {(void **)&s->xg, {t, k, h}, f, 0},
+        {(void **)&s->yg, {t, k, h}, f, 0},
+        {(void **)&s->place, {t, k, 1}, i, 0},
+        {(void **)&s->from, {t, k, 1}, i, 0},
+        {(void **)&s->start, {e + 1, 1, 1}, i, 0},
+        {(void **)&s->products, {e, 1, 1}, sizeof *s->products, 0},
+        {(void **)&s->nan_row, {t, 1, 1}, 1, 0},
+        {(void **)&s->ids, {t, lm, k}, i, 0},
+        {(void **)&s->weights, {t, lm, k}, f, 0},
+        {(void **)&s->margin, {t, lm, 1}, f, 0},
+        {(void **)&s->arena,
+         {(uint64_t)ccq_pool_threads(s->m->options.pool), scratch_floats(s), 1},
+         f,
+         0},
+        {(void **)&s->blas, {blas_floats(s->m), 1, 1}, f, 0},
+    };
+    return allocate(s, list, sizeof list / sizeof *list, err);
+}
+
+static ccq_code allocate_slots(ccq_session *s, const int64_t *capacity, ccq_error *err)
+{
+    int threads = ccq_pool_threads(s->m->options.pool);
+
+    s->capacity = calloc(s->slots ? s->slots : 1, sizeof *s->capacity);
+    s->length = calloc(s->slots ? s->slots : 1, sizeof *s->length);
+    s->base = calloc(s->slots ? s->slots : 1, sizeof *s->base);
+    s->scratch = calloc((size_t)threads, sizeof *s->scratch);
+    if (!s->capacity || !s->length || !s->base || !s->scratch)
+        return ccq_fail(err, CCQ_NO_MEMORY, "%zu sequences: out of memory", s->slots);
+    memcpy(s->capacity, capacity, s->slots * sizeof *capacity);
+    return CCQ_OK;
+}
+
+ccq_code ccq_session_open(ccq_session **session, const ccq_model *model, size_t slots,
+                          const int64_t *capacity, int64_t max_rows, ccq_error *err)
+{
+    ccq_session *s = calloc(1, sizeof *s);
+    ccq_code code;
+
+    *session = NULL;
+    if (!s)
+        return ccq_fail(err, CCQ_NO_MEMORY, "session: out of memory");
+    s->m = model;
+    s->slots = slots;
+    s->max_rows = max_rows;
+    if ((code = allocate_slots(s, capacity, err)) || (code = allocate_cache(s, err)) ||
+        (code = allocate_work(s, err))) {
+        ccq_session_close(s);
+        return code;
+    }
+    for (int i = 0; i < ccq_pool_threads(model->options.pool); i++)
+        s->scratch[i] = s->arena + (size_t)i * scratch_floats(s);
+    *session = s;
+    return CCQ_OK;
+}
+
+void ccq_session_close(ccq_session *s)
+{
+    if (!s)
+        return;
+    for (size_t i = 0; i < s->owned_count; i++)
+        free(s->owned[i]);
+    free(s->cache);
+    free(s->capacity);
+    free(s->length);
+    free(s->base);
+    free(s->scratch);
+    free(s);
+}
+
+uint64_t ccq_session_cache_bytes(const ccq_session *s)
+{
+    return s->cache_bytes;
+}
+
+uint64_t ccq_session_work_bytes(const ccq_session *s)
+{
+    return s->work_bytes;
+}
+
+void ccq_session_reset(ccq_session *s, size_t slot)
+{
+    s->length[slot] = 0;
+}
+
+int64_t ccq_session_length(const ccq_session *s, size_t slot)
+{
+    return s->length[slot];
+}
+
+uint64_t ccq_cache_at(const ccq_session *s, size_t slot, int64_t layer)
+{
+    const ccq_arch *a = s->m->arch;
+
+    return s->base[slot] + 2 * (uint64_t)layer * (uint64_t)s->capacity[slot] *
+                               (uint64_t)(a->kv_heads * a->head_dim);
+}
