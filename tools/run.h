@@ -1,0 +1,93 @@
+/* Inside ccq-run: the options, what is open, and what came out. */
+#ifndef CCQ_TOOLS_RUN_H
+#define CCQ_TOOLS_RUN_H
+
+#include "libccq/compare.h"
+#include "libccq/reference.h"
+#include "libccq/run.h"
+#include "tools/cli.h"
+#include "tools/prompts.h"
+#include "tools/text.h"
+
+enum { RUN_MAX_LIST = 4096, RUN_MAX_LOGPROBS = 20, RUN_GREEDY_TOKENS = 24 };
+
+/* An option that may be repeated. */
+typedef struct run_list {
+    const char *at[RUN_MAX_LIST];
+    char kind[RUN_MAX_LIST]; /* prompts: 't' text, 'i' ids, 'f' file */
+    size_t count;
+} run_list;
+
+typedef struct run_options {
+    const char *model, *baseline, *tokens, *reference, *save_reference, *perplexity, *gate, *trace;
+    run_list sources, stop, set;
+    int numerics, rounding, order;                   /* order -1: as recorded */
+    int blas, fp32_logits, chat, ignore_eos, greedy; /* greedy: --temperature 0 and the like */
+    int64_t max_tokens;                              /* 0: not given */
+    int64_t valid, prefill_rows, batch, window, logprobs;
+    double temperature, top_p;
+    int64_t top_k, seed;
+} run_options;
+
+typedef struct run_sequence {
+    const run_prompt *prompt;
+    ccq_request request;
+    char *text;    /* NULL: no tokenizer */
+    int cut;       /* text ends at a stop string */
+    int32_t *best; /* [max_tokens][logprobs] */
+    double *logprob;
+    float *gap; /* [max_tokens]: best minus second best logit */
+} run_sequence;
+
+/* How a greedy continuation compares with the reference's. */
+typedef struct run_greedy {
+    size_t length, same; /* same < length: the first difference is there */
+    int32_t ours, theirs;
+    float gap;
+    int theirs_in_ours; /* among the 5 best; -1 unknown */
+    int ours_in_theirs;
+} run_greedy;
+
+typedef struct run {
+    cli *cli;
+    run_options *o;
+    ccq_pool *pool;
+    ccq_source *src, *base_src;
+    ccq_model *model, *base;
+    text *text;
+    prompt_list prompts;
+    ccq_reference *ref;
+    FILE *trace;
+    int64_t vocab, valid; /* valid: what may be drawn */
+    int64_t valid_compare;
+    int32_t end[16];
+    size_t ends;
+    run_sequence *sequence;
+    size_t sequences;
+    run_greedy *greedy; /* [ref->prompts] */
+    ccq_stats stats;
+    int has_stats;
+    ccq_gate *gates;
+    size_t gate_count, missed;
+    ccq_timing timing;
+    double load_s;
+    uint64_t cache_bytes, work_bytes;
+} run;
+
+/* run_open.c: everything that can fail before a token runs. */
+ccq_code run_open(run *r, ccq_error *err);
+void run_close(run *r);
+void run_hooks(run *r, ccq_run_hooks *hooks);
+/* run_generate.c: one sequence a prompt. greedy: argmax whatever they say. */
+ccq_code run_generate(run *r, int greedy, ccq_error *err);
+/* run_compare.c, run_windows.c (--baseline, --perplexity), run_save.c */
+ccq_code run_reference(run *r, ccq_error *err);
+ccq_code run_windows(run *r, ccq_error *err);
+ccq_code run_save(run *r, ccq_error *err);
+/* ccq_evaluate on r's model, timed. */
+ccq_code run_evaluate(run *r, ccq_eval *e, ccq_error *err);
+/* run_report.c: an exit code; run_statistics.c */
+int run_report(run *r);
+void run_print_statistics(const run *r);
+
+#endif

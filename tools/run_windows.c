@@ -1,0 +1,165 @@
+/* Windows of tokens through one model or two: --perplexity, --baseline. */
+#include "tools/run.h"
+
+#include "formats/file.h"
+
+#include <stdlib.h>
+
+/* What a block of logits is compared with. */
+typedef struct job {
+    run *r;
+    ccq_compare *compare;
+    const int32_t *target; /* [rows] */
+} job;
+
+static ccq_code no_memory(ccq_error *err)
+{
+    return ccq_fail(err, CCQ_NO_MEMORY, "comparison: out of memory");
+}
+
+ccq_code run_evaluate(run *r, ccq_eval *e, ccq_error *err)
+{
+    double seconds = 0;
+    ccq_code code;
+
+    e->model[0] = r->model;
+    e->prefill_rows = r->o->prefill_rows;
+    run_hooks(r, &e->hooks);
+    code = ccq_evaluate(e, &seconds, err);
+    r->timing.prefill_s += seconds;
+    for (size_t i = 0; i < e->row_count; i++) /* rows that ran: up to the last wanted one */
+        if (i + 1 == e->row_count || e->row_seq[i + 1] != e->row_seq[i])
+            r->timing.prefill_rows += (uint64_t)e->row_pos[i] + 1;
+    return code;
+}
+
+typedef struct windows {
+    int32_t *ids;
+    size_t count;   /* tokens */
+    int64_t length; /* of a window */
+    size_t number;
+    ccq_prompt *prompts;
+    int32_t *seq, *pos, *target;
+    size_t rows;
+} windows;
+
+static void free_windows(windows *w)
+{
+    free(w->ids);
+    free(w->prompts);
+    free(w->seq);
+    free(w->pos);
+    free(w->target);
+}
+
+static ccq_code load_tokens(const run *r, const char *path, windows *w, ccq_error *err)
+{
+    char *data = NULL;
+    size_t size = 0;
+    ccq_code code;
+
+    if (ccq_tokens_binary(path))
+        return ccq_tokens_load(path, r->vocab, &w->ids, &w->count, err);
+    if (!ccq_path_exists(path))
+        return ccq_fail(err, CCQ_NO_INPUT, "%s: not there", path);
+    if ((code = text_usable(r->text, r->src->dir, err)) ||
+        (code = ccq_file_load(path, UINT64_C(1) << 32, CCQ_NO_INPUT, &data, &size, err)))
+        return code;
+    code = text_encode(r->text, data, size, &w->ids, &w->count, err);
+    free(data);
+    for (size_t i = 0; !code && i < w->count; i++)
+        if (w->ids[i] < 0 || w->ids[i] >= r->vocab)
+            code = ccq_fail(err, CCQ_REFERENCE, "%s: token %zu is %d, outside [0, %lld)", path, i,
+                            (int)w->ids[i], (long long)r->vocab);
+    return code;
+}
+
+static ccq_code window_length(const run *r, const char *path, windows *w, ccq_error *err)
+{
+    int64_t context = r->src->arch.max_position;
+
+    if (r->base_src && r->base_src->arch.max_position < context)
+        context = r->base_src->arch.max_position;
+    if (r->o->window > context)
+        return ccq_fail(err, CCQ_USAGE, "--window %lld: the context is %lld",
+                        (long long)r->o->window, (long long)context);
+    w->length = r->o->window ? r->o->window : context < 2048 ? context : 2048;
+    w->number = w->count / (size_t)w->length;
+    if (!w->number)
+        return ccq_fail(err, CCQ_USAGE, "%s: %zu tokens do not fill a window of %lld (--window)",
+                        path, w->count, (long long)w->length);
+    if (w->number > INT32_MAX || w->length < 2)
+        return ccq_fail(err, CCQ_USAGE, "--window %lld: too short", (long long)w->length);
+    return CCQ_OK;
+}
+
+/* A window of N tokens gives N - 1 rows: every position with a next token inside. */
+static ccq_code cut_windows(windows *w, ccq_error *err)
+{
+    size_t n = (size_t)w->length, at = 0;
+
+    w->rows = w->number * (n - 1);
+    w->prompts = calloc(w->number, sizeof *w->prompts);
+    w->seq = calloc(w->rows, sizeof *w->seq);
+    w->pos = calloc(w->rows, sizeof *w->pos);
+    w->target = calloc(w->rows, sizeof *w->target);
+    if (!w->prompts || !w->seq || !w->pos || !w->target)
+        return no_memory(err);
+    for (size_t i = 0; i < w->number; i++) {
+        w->prompts[i].ids = w->ids + i * n;
+        w->prompts[i].length = w->length;
+        for (size_t p = 0; p + 1 < n; p++, at++) {
+            w->seq[at] = (int32_t)i;
+            w->pos[at] = (int32_t)p;
+            w->target[at] = w->ids[i * n + p + 1];
+        }
+    }
+    return CCQ_OK;
+}
+
+static ccq_code window_block(void *ctx, const ccq_eval_block *b, ccq_error *err)
+{
+    const job *j = ctx;
+    const ccq_routes *ours = &b->routes[0], *base = &b->routes[1];
+
+    (void)err;
+    ccq_compare_rows(j->compare, b->first, b->rows, b->logits[0], b->logits[1], j->r->vocab,
+                     j->target + b->first);
+    if (base->rows && ours->layers == base->layers && ours->k == base->k)
+        ccq_compare_router(j->compare, ours->ids, base->ids, base->margin,
+                           b->rows * (size_t)base->layers, base->k);
+    return CCQ_OK;
+}
+
+ccq_code run_windows(run *r, ccq_error *err)
+{
+    const char *path = r->base ? r->o->tokens : r->o->perplexity;
+    windows w = {0};
+    job j = {.r = r};
+    ccq_eval e = {.model = {NULL, r->base}, .block = window_block, .ctx = &j};
+    ccq_code code = CCQ_OK;
+
+    if (r->base && r->base_src->arch.vocab != r->vocab)
+        return ccq_fail(err, CCQ_USAGE, "vocabularies differ: %lld and %lld", (long long)r->vocab,
+                        (long long)r->base_src->arch.vocab);
+    if ((code = load_tokens(r, path, &w, err)) || (code = window_length(r, path, &w, err)) ||
+        (code = cut_windows(&w, err)) ||
+        (code = ccq_compare_open(&j.compare, r->pool, w.rows, r->valid_compare, r->base != NULL,
+                                 err))) {
+        free_windows(&w);
+        return code;
+    }
+    j.target = w.target;
+    e.prompts = w.prompts;
+    e.prompt_count = w.number;
+    e.row_seq = w.seq;
+    e.row_pos = w.pos;
+    e.row_count = w.rows;
+    code = run_evaluate(r, &e, err);
+    if (!code)
+        code = ccq_compare_stats(j.compare, &r->stats, err);
+    r->has_stats = !code;
+    ccq_compare_close(j.compare);
+    free_windows(&w);
+    return code;
+}
