@@ -63,6 +63,11 @@ typedef struct ccq_st {
 ccq_code ccq_st_read(ccq_st *st, const ccq_file *file, uint32_t shard, ccq_arena *arena,
                      ccq_error *err);
 
+/* Its second half: while the header is read, offset and bytes of a tensor hold
+ * begin and end. Order, holes, overlaps and sizes are checked; then offset is
+ * absolute and bytes a length. */
+ccq_code ccq_st_check_layout(ccq_st *st, const ccq_file *file, ccq_error *err);
+
 #define CCQ_MAX_HEADER UINT64_C(100000000)
 #define CCQ_MAX_TENSORS 1000000
 #define CCQ_MAX_NAME 4096
