@@ -96,8 +96,8 @@ ccq_code ccq_file_recheck(const ccq_file *file, ccq_error *err)
     return CCQ_OK;
 }
 
-ccq_code ccq_file_load(const char *path, uint64_t max, ccq_code missing, char **data,
-                       size_t *size, ccq_error *err)
+ccq_code ccq_file_load(const char *path, uint64_t max, ccq_code missing, char **data, size_t *size,
+                       ccq_error *err)
 {
     ccq_file file;
     char *text = NULL;

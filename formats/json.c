@@ -176,7 +176,8 @@ static size_t unescape(ccq_json *j, char out[4])
     if (left < 11 || s[5] != '\\' || s[6] != 'u' || (low = hex4(s + 7)) < 0xdc00 || low >= 0xe000)
         return 0;
     j->at += 6;
-    return encode_utf8(out, 0x10000u + ((unsigned)(high - 0xd800) << 10) + (unsigned)(low - 0xdc00));
+    return encode_utf8(out,
+                       0x10000u + ((unsigned)(high - 0xd800) << 10) + (unsigned)(low - 0xdc00));
 }
 
 /* From the first backslash on: what came before is copied, then the rest. */
@@ -200,9 +201,11 @@ static ccq_json_event escaped_string(ccq_json *j, size_t from, ccq_json_event ev
                 return fail(j, CCQ_NO_MEMORY, "out of memory");
             run = j->at;
         } else if (c < 0x20) {
-            return fail(j, CCQ_JSON, j->at < j->size ? "control byte in a string" : "string without end");
+            return fail(j, CCQ_JSON,
+                        j->at < j->size ? "control byte in a string" : "string without end");
         } else {
-            if (c >= 0x80 && !(n = utf8_length((const unsigned char *)j->src + j->at, j->size - j->at)))
+            if (c >= 0x80 &&
+                !(n = utf8_length((const unsigned char *)j->src + j->at, j->size - j->at)))
                 return fail(j, CCQ_UTF8, "invalid UTF-8 in a string");
             j->at += n;
         }

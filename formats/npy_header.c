@@ -131,7 +131,8 @@ static ccq_code read_dict(cursor *c, ccq_array *a, int *fortran)
     }
     space(c);
     if (seen != 7 || c->p != c->end)
-        return bad(c, seen != 7 ? "descr, fortran_order or shape is missing" : "text after the dict");
+        return bad(c,
+                   seen != 7 ? "descr, fortran_order or shape is missing" : "text after the dict");
     return CCQ_OK;
 }
 

@@ -20,7 +20,7 @@ struct ccq_npz {
 /* Bytes of one member in order. */
 typedef struct stream {
     const ccq_file *file;
-    const char *name; /* for messages */
+    const char *name;  /* for messages */
     uint64_t at, left; /* packed bytes not yet read */
     uint64_t unread;   /* content bytes not yet given out */
     int deflated, ended;
@@ -90,7 +90,8 @@ static ccq_code inflate_some(stream *s, unsigned char *dst, size_t n, size_t *go
         else if (rc == Z_MEM_ERROR)
             return ccq_fail(err, CCQ_NO_MEMORY, "out of memory");
         else if (rc != Z_OK)
-            return fail_zip(s, rc == Z_BUF_ERROR ? "deflate data cut short" : "bad deflate data", err);
+            return fail_zip(s, rc == Z_BUF_ERROR ? "deflate data cut short" : "bad deflate data",
+                            err);
     }
     *got = n - s->z.avail_out;
     return CCQ_OK;
@@ -279,8 +280,8 @@ int ccq_npz_has(const ccq_npz *npz, const char *name)
     return find(npz, name) != NULL;
 }
 
-ccq_code ccq_npz_read(ccq_npz *npz, const char *name, ccq_dtype want, ccq_array *array,
-                      void **data, ccq_error *err)
+ccq_code ccq_npz_read(ccq_npz *npz, const char *name, ccq_dtype want, ccq_array *array, void **data,
+                      ccq_error *err)
 {
     const ccq_zip_member *m = find(npz, name);
     const ccq_file *file = &npz->zip.file;
@@ -296,8 +297,8 @@ ccq_code ccq_npz_read(ccq_npz *npz, const char *name, ccq_dtype want, ccq_array 
         return code;
     code = read_array(&s, want, array, data, err);
     if (!code && s.crc != m->crc)
-        code = ccq_fail_name(err, CCQ_CRC, file->path, m->name, "CRC-32 %08x, the directory says %08x",
-                             s.crc, m->crc);
+        code = ccq_fail_name(err, CCQ_CRC, file->path, m->name,
+                             "CRC-32 %08x, the directory says %08x", s.crc, m->crc);
     if (!code)
         code = ccq_file_recheck(file, err);
     stream_close(&s);

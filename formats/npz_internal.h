@@ -20,7 +20,7 @@ typedef struct ccq_zip {
     ccq_arena arena;
     ccq_zip_member *members;
     size_t count;
-    ccq_names names; /* number = place in members */
+    ccq_names names;    /* number = place in members */
     uint64_t directory; /* offset of the central directory: data ends before it */
 } ccq_zip;
 

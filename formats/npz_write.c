@@ -224,8 +224,8 @@ static member *new_member(ccq_npz_writer *w, const char *name)
 static ccq_code check_args(const ccq_npz_writer *w, const char *name, ccq_dtype dtype, int rank,
                            const uint64_t *shape, uint64_t *bytes, ccq_error *err)
 {
-    int known = dtype == CCQ_DT_F32 || dtype == CCQ_DT_I32 || dtype == CCQ_DT_U8 ||
-                dtype == CCQ_DT_I64;
+    int known =
+        dtype == CCQ_DT_F32 || dtype == CCQ_DT_I32 || dtype == CCQ_DT_U8 || dtype == CCQ_DT_I64;
     if (!ccq_name_is_plain(name, strlen(name)) || strlen(name) > 200 || !known || rank < 0 ||
         rank > 8)
         return ccq_fail_name(err, CCQ_BUG, w->path, name, "cannot be written to an npz");
@@ -307,7 +307,8 @@ ccq_code ccq_npz_finish(ccq_npz_writer *w, ccq_error *err)
     for (size_t i = 0; i < w->count && !code; i++) {
         unsigned char central[512];
         if (!w->members[i].packed) { /* its add failed */
-            code = ccq_fail_name(err, CCQ_BUG, w->path, w->members[i].name, "member was not written");
+            code =
+                ccq_fail_name(err, CCQ_BUG, w->path, w->members[i].name, "member was not written");
             break;
         }
         code = write_bytes(w, central, central_header(central, &w->members[i]), err);

@@ -29,7 +29,8 @@ static ccq_code check_size(const char *path, const ccq_tensor *t, ccq_error *err
         return ccq_fail_name(err, CCQ_SUBBYTE, path, t->name, "%s shape does not fill whole bytes",
                              ccq_dtype_name((ccq_dtype)t->dtype));
     if (n / 8 != have)
-        return ccq_fail_name(err, CCQ_SIZE, path, t->name, "shape needs %llu bytes, offsets give %llu",
+        return ccq_fail_name(err, CCQ_SIZE, path, t->name,
+                             "shape needs %llu bytes, offsets give %llu",
                              (unsigned long long)(n / 8), (unsigned long long)have);
     return CCQ_OK;
 }

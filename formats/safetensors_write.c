@@ -78,8 +78,8 @@ static ccq_code check_tensor(ccq_layout_tensor *t, ccq_error *err)
     if (strcmp(t->name, "__metadata__") == 0 || ccq_utf8_valid(t->name, len) != len)
         return ccq_fail_name(err, CCQ_NAME, "output", t->name, "cannot be the name of a tensor");
     if (t->rank < 0 || t->rank > 4 || !ccq_dtype_bits(t->dtype))
-        return ccq_fail_name(err, CCQ_BUG, "output", t->name, "rank %d or its type cannot be written",
-                             t->rank);
+        return ccq_fail_name(err, CCQ_BUG, "output", t->name,
+                             "rank %d or its type cannot be written", t->rank);
     for (int i = 0; i < t->rank; i++)
         if (__builtin_mul_overflow(n, t->shape[i], &n))
             return ccq_fail_name(err, CCQ_OVERFLOW, "output", t->name, "element count passes 2^64");
@@ -132,7 +132,8 @@ static size_t assign(ccq_layout *l)
 
 static int by_place(const void *a, const void *b)
 {
-    const ccq_layout_tensor *x = *(ccq_layout_tensor *const *)a, *y = *(ccq_layout_tensor *const *)b;
+    const ccq_layout_tensor *x = *(ccq_layout_tensor *const *)a,
+                            *y = *(ccq_layout_tensor *const *)b;
     unsigned p = ccq_dtype_bits(x->dtype), q = ccq_dtype_bits(y->dtype);
     if (x->shard != y->shard)
         return x->shard < y->shard ? -1 : 1;

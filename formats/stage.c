@@ -221,7 +221,8 @@ static ccq_code reserve(ccq_out *o, ccq_error *err)
     if (bad == ENOSPC || bad == EDQUOT) {
         uint64_t left = 0;
         ccq_path_free_bytes(o->stage->out, &left, NULL);
-        return ccq_fail_file(err, CCQ_NO_SPACE, o->path, "disk full: needs %llu bytes, %llu are free",
+        return ccq_fail_file(err, CCQ_NO_SPACE, o->path,
+                             "disk full: needs %llu bytes, %llu are free",
                              (unsigned long long)o->size, (unsigned long long)left);
     }
     return bad ? ccq_fail_errno(err, CCQ_IO, o->path, "cannot reserve space", bad) : CCQ_OK;
@@ -248,8 +249,8 @@ ccq_code ccq_stage_create(ccq_stage *s, const char *name, uint64_t size, ccq_out
     o->stage = s;
     o->entry = s->count;
     o->size = size;
-    ccq_code code = (o->path = ccq_path_join(s->stage, name)) ? add_entry(s, name, err)
-                                                              : no_memory(err);
+    ccq_code code =
+        (o->path = ccq_path_join(s->stage, name)) ? add_entry(s, name, err) : no_memory(err);
     if (!code && (o->fd = open(o->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666)) < 0)
         code = errno == EEXIST ? ccq_fail_file(err, CCQ_BUG, o->path, "staged twice")
                                : ccq_fail_errno(err, CCQ_CREATE, o->path, "cannot create", errno);
@@ -262,8 +263,7 @@ ccq_code ccq_stage_create(ccq_stage *s, const char *name, uint64_t size, ccq_out
     return code;
 }
 
-ccq_code ccq_out_write(ccq_out *o, uint64_t offset, const void *data, uint64_t size,
-                       ccq_error *err)
+ccq_code ccq_out_write(ccq_out *o, uint64_t offset, const void *data, uint64_t size, ccq_error *err)
 {
     if (offset > o->size || size > o->size - offset)
         return ccq_fail_file(err, CCQ_BUG, o->path, "write of %llu bytes at %llu in a file of %llu",
@@ -410,7 +410,8 @@ ccq_code ccq_stage_commit(ccq_stage *s, ccq_error *err)
     ccq_code code = CCQ_OK;
     for (size_t i = 0; i < s->count; i++)
         if (!s->entries[i].closed)
-            return ccq_fail_name(err, CCQ_BUG, s->out, s->entries[i].name, "committed before it was closed");
+            return ccq_fail_name(err, CCQ_BUG, s->out, s->entries[i].name,
+                                 "committed before it was closed");
     if (s->overwrite)
         code = clear_old(s, err);
     if (!code)

@@ -79,8 +79,9 @@ static void sip_round(uint64_t v[4])
 /* SipHash-1-3. */
 static uint32_t hash(const ccq_names *t, const char *s, size_t len)
 {
-    uint64_t v[4] = {t->key[0] ^ UINT64_C(0x736f6d6570736575), t->key[1] ^ UINT64_C(0x646f72616e646f6d),
-                     t->key[0] ^ UINT64_C(0x6c7967656e657261), t->key[1] ^ UINT64_C(0x7465646279746573)};
+    uint64_t v[4] = {
+        t->key[0] ^ UINT64_C(0x736f6d6570736575), t->key[1] ^ UINT64_C(0x646f72616e646f6d),
+        t->key[0] ^ UINT64_C(0x6c7967656e657261), t->key[1] ^ UINT64_C(0x7465646279746573)};
     uint64_t m, last = (uint64_t)len << 56;
     size_t whole = len & ~(size_t)7;
     for (size_t i = 0; i < whole; i += 8) {

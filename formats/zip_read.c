@@ -265,12 +265,14 @@ ccq_code ccq_zip_data(const ccq_zip *z, const ccq_zip_member *m, uint64_t *offse
         code = ccq_file_read(&z->file, m->offset + LOCAL_SIZE, name, len, err);
     if (!code) {
         uint64_t at = m->offset + LOCAL_SIZE + len + le(head + 28, 2);
-        if (le(head, 4) != 0x04034b50 || le(head + 26, 2) != len || memcmp(name, m->name, len) != 0 ||
-            le(head + 8, 2) != m->method || (le(head + 6, 2) & 1))
+        if (le(head, 4) != 0x04034b50 || le(head + 26, 2) != len ||
+            memcmp(name, m->name, len) != 0 || le(head + 8, 2) != m->method ||
+            (le(head + 6, 2) & 1))
             code = ccq_fail_name(err, CCQ_ZIP, z->file.path, m->name,
                                  "local header differs from the directory");
         else if (at > z->directory || m->packed > z->directory - at)
-            code = ccq_fail_name(err, CCQ_ZIP, z->file.path, m->name, "data end lies in the directory");
+            code = ccq_fail_name(err, CCQ_ZIP, z->file.path, m->name,
+                                 "data end lies in the directory");
         *offset = at;
     }
     free(name);

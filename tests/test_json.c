@@ -29,21 +29,62 @@ static void test_grammar(void)
         const char *text;
         ccq_code code;
     } cases[] = {
-        {"0", CCQ_OK}, {" -0.5e+10 ", CCQ_OK}, {"[]", CCQ_OK}, {"{}", CCQ_OK}, {"\"\"", CCQ_OK},
-        {"[1,2,[3,{}]]", CCQ_OK}, {"{\"a\":{\"b\":[null,true,false]}}", CCQ_OK},
-        {"\"\\ud83d\\ude00\\u0000\\/\"", CCQ_OK}, {"\"\x7f\"", CCQ_OK},
-        {"", CCQ_JSON}, {" ", CCQ_JSON}, {"[", CCQ_JSON}, {"]", CCQ_JSON}, {"{]", CCQ_JSON},
-        {"[}", CCQ_JSON}, {"[1,]", CCQ_JSON}, {"[,1]", CCQ_JSON}, {"[1 2]", CCQ_JSON},
-        {"{\"a\"}", CCQ_JSON}, {"{\"a\":}", CCQ_JSON}, {"{\"a\":1,}", CCQ_JSON}, {"{1:2}", CCQ_JSON},
-        {"1 1", CCQ_JSON}, {"{}{}", CCQ_JSON}, {"nul", CCQ_JSON}, {"nullx", CCQ_JSON},
-        {"True", CCQ_JSON}, {"NaN", CCQ_JSON}, {"Infinity", CCQ_JSON}, {"'a'", CCQ_JSON},
-        {"\"a", CCQ_JSON}, {"\"\\", CCQ_JSON}, {"\"\\u", CCQ_JSON}, {"\"\\u12\"", CCQ_JSON},
-        {"\"\\u12g4\"", CCQ_JSON}, {"\"\\ud800\"", CCQ_JSON}, {"\"\\ud800\\u0041\"", CCQ_JSON},
-        {"\"\\udfff\"", CCQ_JSON}, {"\"\t\"", CCQ_JSON}, {"\"a\\n\t\"", CCQ_JSON}, {"\"\\x\"", CCQ_JSON},
-        {"01", CCQ_NUMBER}, {"-", CCQ_NUMBER}, {"1.", CCQ_NUMBER}, {".5", CCQ_JSON}, {"1e", CCQ_NUMBER},
-        {"1e+", CCQ_NUMBER}, {"0x1", CCQ_NUMBER}, {"--1", CCQ_NUMBER}, {"+1", CCQ_JSON}, {"1a", CCQ_NUMBER},
-        {"\"\xff\"", CCQ_UTF8}, {"\"\xc3\"", CCQ_UTF8}, {"\"\\n\xed\xa0\x80\"", CCQ_UTF8},
-        {"\"\xf0\x80\x80\x80\"", CCQ_UTF8}, {"\xc3\xa4", CCQ_JSON},
+        {"0", CCQ_OK},
+        {" -0.5e+10 ", CCQ_OK},
+        {"[]", CCQ_OK},
+        {"{}", CCQ_OK},
+        {"\"\"", CCQ_OK},
+        {"[1,2,[3,{}]]", CCQ_OK},
+        {"{\"a\":{\"b\":[null,true,false]}}", CCQ_OK},
+        {"\"\\ud83d\\ude00\\u0000\\/\"", CCQ_OK},
+        {"\"\x7f\"", CCQ_OK},
+        {"", CCQ_JSON},
+        {" ", CCQ_JSON},
+        {"[", CCQ_JSON},
+        {"]", CCQ_JSON},
+        {"{]", CCQ_JSON},
+        {"[}", CCQ_JSON},
+        {"[1,]", CCQ_JSON},
+        {"[,1]", CCQ_JSON},
+        {"[1 2]", CCQ_JSON},
+        {"{\"a\"}", CCQ_JSON},
+        {"{\"a\":}", CCQ_JSON},
+        {"{\"a\":1,}", CCQ_JSON},
+        {"{1:2}", CCQ_JSON},
+        {"1 1", CCQ_JSON},
+        {"{}{}", CCQ_JSON},
+        {"nul", CCQ_JSON},
+        {"nullx", CCQ_JSON},
+        {"True", CCQ_JSON},
+        {"NaN", CCQ_JSON},
+        {"Infinity", CCQ_JSON},
+        {"'a'", CCQ_JSON},
+        {"\"a", CCQ_JSON},
+        {"\"\\", CCQ_JSON},
+        {"\"\\u", CCQ_JSON},
+        {"\"\\u12\"", CCQ_JSON},
+        {"\"\\u12g4\"", CCQ_JSON},
+        {"\"\\ud800\"", CCQ_JSON},
+        {"\"\\ud800\\u0041\"", CCQ_JSON},
+        {"\"\\udfff\"", CCQ_JSON},
+        {"\"\t\"", CCQ_JSON},
+        {"\"a\\n\t\"", CCQ_JSON},
+        {"\"\\x\"", CCQ_JSON},
+        {"01", CCQ_NUMBER},
+        {"-", CCQ_NUMBER},
+        {"1.", CCQ_NUMBER},
+        {".5", CCQ_JSON},
+        {"1e", CCQ_NUMBER},
+        {"1e+", CCQ_NUMBER},
+        {"0x1", CCQ_NUMBER},
+        {"--1", CCQ_NUMBER},
+        {"+1", CCQ_JSON},
+        {"1a", CCQ_NUMBER},
+        {"\"\xff\"", CCQ_UTF8},
+        {"\"\xc3\"", CCQ_UTF8},
+        {"\"\\n\xed\xa0\x80\"", CCQ_UTF8},
+        {"\"\xf0\x80\x80\x80\"", CCQ_UTF8},
+        {"\xc3\xa4", CCQ_JSON},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         ccq_code code = scan(cases[i].text, strlen(cases[i].text), NULL);
@@ -60,10 +101,17 @@ static void test_limits(void)
         const char *text;
         ccq_code code;
     } cases[] = {
-        {"[[[]]]", CCQ_OK},       {"[[[[]]]]", CCQ_LIMIT},      {"[{\"a\":[]}]", CCQ_OK},
-        {"\"abcd\"", CCQ_OK},     {"\"abcde\"", CCQ_LIMIT},     {"\"abc\\n\"", CCQ_OK},
-        {"\"abcd\\n\"", CCQ_LIMIT}, {"{\"abcde\":1}", CCQ_LIMIT}, {"\"a\\ud83d\\ude00\"", CCQ_LIMIT},
-        {"[1,2,3,4,5]", CCQ_OK},  {"[1,2,3,4,5,6]", CCQ_LIMIT},
+        {"[[[]]]", CCQ_OK},
+        {"[[[[]]]]", CCQ_LIMIT},
+        {"[{\"a\":[]}]", CCQ_OK},
+        {"\"abcd\"", CCQ_OK},
+        {"\"abcde\"", CCQ_LIMIT},
+        {"\"abc\\n\"", CCQ_OK},
+        {"\"abcd\\n\"", CCQ_LIMIT},
+        {"{\"abcde\":1}", CCQ_LIMIT},
+        {"\"a\\ud83d\\ude00\"", CCQ_LIMIT},
+        {"[1,2,3,4,5]", CCQ_OK},
+        {"[1,2,3,4,5,6]", CCQ_LIMIT},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         ccq_code code = scan(cases[i].text, strlen(cases[i].text), &small);
@@ -77,19 +125,25 @@ static void test_tokens(void)
     ccq_json j;
     ccq_json_init(&j, text, strlen(text), NULL);
     CHECK(ccq_json_next(&j) == CCQ_JSON_OBJECT && j.begin == 1 && j.end == 2, "object");
-    CHECK(ccq_json_next(&j) == CCQ_JSON_KEY && j.len == 7 && !memcmp(j.text, "k\xc3\xa9\xf0\x9f\x98\x80", 7), "key");
+    CHECK(ccq_json_next(&j) == CCQ_JSON_KEY && j.len == 7 &&
+              !memcmp(j.text, "k\xc3\xa9\xf0\x9f\x98\x80", 7),
+          "key");
     CHECK(text[j.begin] == '"' && text[j.end - 1] == '"' && text[j.end] == ' ', "range of a key");
     CHECK(ccq_json_next(&j) == CCQ_JSON_ARRAY, "array");
-    CHECK(ccq_json_next(&j) == CCQ_JSON_NUMBER && j.len == 7 && !memcmp(j.text, "-1.50e2", 7), "number");
-    CHECK(ccq_json_next(&j) == CCQ_JSON_STRING && j.len == 3 && !memcmp(j.text, "a\tb", 3), "string");
+    CHECK(ccq_json_next(&j) == CCQ_JSON_NUMBER && j.len == 7 && !memcmp(j.text, "-1.50e2", 7),
+          "number");
+    CHECK(ccq_json_next(&j) == CCQ_JSON_STRING && j.len == 3 && !memcmp(j.text, "a\tb", 3),
+          "string");
     CHECK(ccq_json_next(&j) == CCQ_JSON_ARRAY_END && ccq_json_next(&j) == CCQ_JSON_OBJECT_END &&
-              ccq_json_next(&j) == CCQ_JSON_END, "ends");
+              ccq_json_next(&j) == CCQ_JSON_END,
+          "ends");
     ccq_json_free(&j);
     text = "{\"a\":[1,{\"b\":[2]}],\"c\":3}";
     ccq_json_init(&j, text, strlen(text), NULL);
     ccq_json_next(&j);
     ccq_json_next(&j);
-    CHECK(ccq_json_skip(&j) == CCQ_OK && ccq_json_next(&j) == CCQ_JSON_KEY && j.text[0] == 'c', "skip a list");
+    CHECK(ccq_json_skip(&j) == CCQ_OK && ccq_json_next(&j) == CCQ_JSON_KEY && j.text[0] == 'c',
+          "skip a list");
     CHECK(ccq_json_skip(&j) == CCQ_OK && ccq_json_next(&j) == CCQ_JSON_OBJECT_END, "skip a number");
     ccq_json_free(&j);
 }
@@ -99,7 +153,8 @@ static void test_integers(void)
     uint64_t v;
     CHECK(ccq_json_u64("18446744073709551615", 20, &v) && v == UINT64_MAX, "2^64 - 1");
     CHECK(ccq_json_u64("0", 1, &v) && v == 0, "0");
-    static const char *const bad[] = {"18446744073709551616", "-1", "1.0", "1e3", "01", "", "99999999999999999999", "1 "};
+    static const char *const bad[] = {"18446744073709551616", "-1", "1.0", "1e3", "01", "",
+                                      "99999999999999999999", "1 "};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         CHECK(!ccq_json_u64(bad[i], strlen(bad[i]), &v), "%s", bad[i]);
 }
@@ -143,7 +198,8 @@ static void test_writer(uint64_t seed)
     free(text);
     ccq_jw_object(&w);
     CHECK(!ccq_jw_take(&w, NULL), "an open object is no text");
-    static const double nasty[] = {0.0, -0.0, 0.5, 1e-5, 5e-324, 1.7976931348623157e308, 0.30000001192092896, 1e22};
+    static const double nasty[] = {
+        0.0, -0.0, 0.5, 1e-5, 5e-324, 1.7976931348623157e308, 0.30000001192092896, 1e22};
     for (size_t i = 0; i < sizeof nasty / sizeof *nasty; i++)
         CHECK(write_double(nasty[i]) == nasty[i], "%.17g", nasty[i]);
     for (int i = 0; i < 2000; i++) {
@@ -157,13 +213,15 @@ static void test_writer(uint64_t seed)
 /* Random mutations of a valid text: no crash, and what is accepted is UTF-8. */
 static void test_mutations(uint64_t seed)
 {
-    const char *good = "{\"a\":[1,-2.5e3,\"x\\u00e4\\n\xc3\xa4\",{\"b\":null}],\"c\":{\"d\":true,\"e\":\"\"}}";
+    const char *good =
+        "{\"a\":[1,-2.5e3,\"x\\u00e4\\n\xc3\xa4\",{\"b\":null}],\"c\":{\"d\":true,\"e\":\"\"}}";
     size_t n = strlen(good);
     char text[128];
     for (int i = 0; i < 20000; i++) {
         memcpy(text, good, n);
         for (uint64_t k = check_next(&seed) % 4; k < 5; k++)
-            text[check_next(&seed) % n] = k & 1 ? (char)check_next(&seed) : good[check_next(&seed) % n];
+            text[check_next(&seed) % n] =
+                k & 1 ? (char)check_next(&seed) : good[check_next(&seed) % n];
         ccq_json j;
         ccq_json_event e;
         size_t size = n - check_next(&seed) % 3;
@@ -171,7 +229,8 @@ static void test_mutations(uint64_t seed)
         do
             e = ccq_json_next(&j);
         while (e != CCQ_JSON_END && e != CCQ_JSON_ERROR);
-        CHECK(e == CCQ_JSON_ERROR || ccq_utf8_valid(text, size) == size, "accepted: %.*s", (int)size, text);
+        CHECK(e == CCQ_JSON_ERROR || ccq_utf8_valid(text, size) == size, "accepted: %.*s",
+              (int)size, text);
         ccq_json_free(&j);
     }
 }

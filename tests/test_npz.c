@@ -35,7 +35,8 @@ static void write_npz(const char *path, uint64_t seed)
     CHECK(!ccq_npz_add(w, "none", CCQ_DT_F32, 3, none, NULL, &err), "%s", err.text);
     CHECK(!ccq_npz_add(w, "meta", CCQ_DT_U8, 1, &three, "abc", &err), "%s", err.text);
     CHECK(!ccq_npz_add(w, "scalar", CCQ_DT_I32, 0, NULL, &wide[0], &err), "%s", err.text);
-    CHECK(ccq_npz_add(w, "meta", CCQ_DT_U8, 1, &three, "abc", &err) == CCQ_DUPLICATE, "member twice");
+    CHECK(ccq_npz_add(w, "meta", CCQ_DT_U8, 1, &three, "abc", &err) == CCQ_DUPLICATE,
+          "member twice");
     CHECK(ccq_npz_add(w, "../x", CCQ_DT_U8, 1, &three, "abc", &err) == CCQ_BUG, "path as a name");
     CHECK(!ccq_npz_finish(w, &err), "%s", err.text);
 }
@@ -57,15 +58,17 @@ static void test_round_trip(uint64_t seed)
     void *data;
     write_npz(at("a.npz"), seed);
     REQUIRE(!ccq_npz_open(&npz, at("a.npz"), &err), "%s", err.text);
-    CHECK(ccq_npz_count(npz) == 6 && strcmp(ccq_npz_name(npz, 0), "logits") == 0 && ccq_npz_has(npz, "meta") &&
-              !ccq_npz_has(npz, "meta.npy"), "names");
+    CHECK(ccq_npz_count(npz) == 6 && strcmp(ccq_npz_name(npz, 0), "logits") == 0 &&
+              ccq_npz_has(npz, "meta") && !ccq_npz_has(npz, "meta.npy"),
+          "names");
     float *f = read_one(npz, "logits", CCQ_DT_F32, &a);
     CHECK(a.rank == 2 && a.shape[0] == N / 100 && a.shape[1] == 100 && a.count == N, "shape");
     for (int i = 0; i < N; i++)
         CHECK(f[i] == (float)(check_next(&seed) % 1000) * 0.25f, "element %d", i);
     free(f);
     int32_t *narrow = read_one(npz, "wide", CCQ_DT_I32, &a);
-    CHECK(a.dtype == CCQ_DT_I32 && narrow[0] == 1 && narrow[1] == -5 && narrow[2] == INT32_MAX, "int64 given as int32");
+    CHECK(a.dtype == CCQ_DT_I32 && narrow[0] == 1 && narrow[1] == -5 && narrow[2] == INT32_MAX,
+          "int64 given as int32");
     free(narrow);
     int64_t *wide = read_one(npz, "wide", CCQ_DT_COUNT, &a);
     CHECK(a.dtype == CCQ_DT_I64 && wide[1] == -5, "as stored");
@@ -76,9 +79,14 @@ static void test_round_trip(uint64_t seed)
     data = read_one(npz, "scalar", CCQ_DT_I32, &a);
     CHECK(a.count == 1 && a.rank == 0 && *(int32_t *)data == 1, "rank 0");
     free(data);
-    CHECK(ccq_npz_read(npz, "far", CCQ_DT_I32, &a, &data, &err) == CCQ_NPY && strstr(err.text, "element 1"), "%s", err.text);
-    CHECK(ccq_npz_read(npz, "logits", CCQ_DT_I32, &a, &data, &err) == CCQ_NPY && !data, "%s", err.text);
-    CHECK(ccq_npz_read(npz, "absent", CCQ_DT_I32, &a, &data, &err) == CCQ_NPY && strstr(err.text, "absent"), "%s", err.text);
+    CHECK(ccq_npz_read(npz, "far", CCQ_DT_I32, &a, &data, &err) == CCQ_NPY &&
+              strstr(err.text, "element 1"),
+          "%s", err.text);
+    CHECK(ccq_npz_read(npz, "logits", CCQ_DT_I32, &a, &data, &err) == CCQ_NPY && !data, "%s",
+          err.text);
+    CHECK(ccq_npz_read(npz, "absent", CCQ_DT_I32, &a, &data, &err) == CCQ_NPY &&
+              strstr(err.text, "absent"),
+          "%s", err.text);
     ccq_npz_close(npz);
 }
 
@@ -128,7 +136,8 @@ static void test_damage(uint64_t seed)
     ccq_error err = {0};
     size_t size;
     REQUIRE(!ccq_npz_create(&w, at("small.npz"), &err), "%s", err.text);
-    CHECK(!ccq_npz_add(w, "ids", CCQ_DT_I32, 1, &eight, ids, &err) && !ccq_npz_finish(w, &err), "%s", err.text);
+    CHECK(!ccq_npz_add(w, "ids", CCQ_DT_I32, 1, &eight, ids, &err) && !ccq_npz_finish(w, &err),
+          "%s", err.text);
     char *text = load(at("small.npz"), &size);
     int refused = 0;
     for (size_t i = 0; i < 8 * size; i++) {
@@ -147,7 +156,8 @@ static void test_damage(uint64_t seed)
         if (ccq_npz_read(npz, "ids", CCQ_DT_I32, &a, &data, &err))
             refused++;
         else
-            CHECK(a.count == 8 && memcmp(data, ids, sizeof ids) == 0, "bit %zu changed the content", i);
+            CHECK(a.count == 8 && memcmp(data, ids, sizeof ids) == 0, "bit %zu changed the content",
+                  i);
         free(data);
         ccq_npz_close(npz);
     }
@@ -166,7 +176,8 @@ static void test_shared(void)
     CHECK(a.rank == 2 && a.shape[1] == 512, "logits");
     free(data);
     ccq_npz_close(npz);
-    CHECK(!ccq_npy_load(check_data("ernie-micro/tokens_test.npy"), CCQ_DT_I32, &a, &data, &err), "%s", err.text);
+    CHECK(!ccq_npy_load(check_data("ernie-micro/tokens_test.npy"), CCQ_DT_I32, &a, &data, &err),
+          "%s", err.text);
     CHECK(a.rank == 1 && a.count > 0, "tokens");
     free(data);
 }

@@ -31,7 +31,9 @@ static void write_layout(const ccq_layout *l, const char *out)
         ccq_out *o;
         uint64_t size;
         const void *header = ccq_layout_header(l, k, &size);
-        REQUIRE(!ccq_stage_create(s, ccq_layout_shard_name(l, k), ccq_layout_shard_bytes(l, k), &o, &err), "%s", err.text);
+        REQUIRE(!ccq_stage_create(s, ccq_layout_shard_name(l, k), ccq_layout_shard_bytes(l, k), &o,
+                                  &err),
+                "%s", err.text);
         CHECK(!ccq_out_write(o, 0, header, size, &err), "%s", err.text);
         for (size_t i = 0; i < ccq_layout_count(l); i++) {
             const ccq_layout_tensor *t = ccq_layout_at(l, i);
@@ -45,7 +47,9 @@ static void write_layout(const ccq_layout *l, const char *out)
     size_t size;
     char *index = ccq_layout_index(l, &size);
     REQUIRE(index, "index");
-    CHECK(index[size - 1] == '\n' && strncmp(index, "{\n  \"metadata\": {\n    \"total_size\": ", 36) == 0, "%.60s", index);
+    CHECK(index[size - 1] == '\n' &&
+              strncmp(index, "{\n  \"metadata\": {\n    \"total_size\": ", 36) == 0,
+          "%.60s", index);
     CHECK(!ccq_stage_put(s, "model.safetensors.index.json", index, size, &err), "%s", err.text);
     free(index);
     CHECK(!ccq_stage_commit(s, &err), "%s", err.text);
@@ -57,17 +61,23 @@ static void compare(const ccq_layout *l, const char *dir)
     ccq_checkpoint *ck;
     uint64_t total = 0;
     REQUIRE(!ccq_checkpoint_open(&ck, dir, &err), "%s", err.text);
-    CHECK(ccq_checkpoint_count(ck) == ccq_layout_count(l) && ccq_checkpoint_unlisted(ck) == 0, "count");
-    CHECK(ccq_checkpoint_shards(ck) == ccq_layout_shards(l) && ccq_checkpoint_indexed(ck), "shards");
-    CHECK(ccq_checkpoint_total_size(ck, &total) && total == ccq_layout_tensor_bytes(l), "total_size");
+    CHECK(ccq_checkpoint_count(ck) == ccq_layout_count(l) && ccq_checkpoint_unlisted(ck) == 0,
+          "count");
+    CHECK(ccq_checkpoint_shards(ck) == ccq_layout_shards(l) && ccq_checkpoint_indexed(ck),
+          "shards");
+    CHECK(ccq_checkpoint_total_size(ck, &total) && total == ccq_layout_tensor_bytes(l),
+          "total_size");
     CHECK(strcmp(ccq_checkpoint_format(ck), "np") == 0, "format %s", ccq_checkpoint_format(ck));
     for (size_t i = 0; i < ccq_layout_count(l); i++) {
         const ccq_layout_tensor *p = ccq_layout_at(l, i);
         const ccq_tensor *t = ccq_checkpoint_find(ck, p->name);
         REQUIRE(t, "%s is missing", p->name);
-        CHECK(t->dtype == p->dtype && t->rank == p->rank && t->bytes == p->bytes && t->offset == p->offset &&
-                  !memcmp(t->shape, p->shape, t->rank * sizeof *t->shape), "%s", p->name);
-        CHECK(strcmp(ccq_checkpoint_shard(ck, t->shard)->name, ccq_layout_shard_name(l, p->shard)) == 0, "%s", p->name);
+        CHECK(t->dtype == p->dtype && t->rank == p->rank && t->bytes == p->bytes &&
+                  t->offset == p->offset && !memcmp(t->shape, p->shape, t->rank * sizeof *t->shape),
+              "%s", p->name);
+        CHECK(strcmp(ccq_checkpoint_shard(ck, t->shard)->name,
+                     ccq_layout_shard_name(l, p->shard)) == 0,
+              "%s", p->name);
         unsigned bits = ccq_dtype_bits(p->dtype);
         CHECK(bits < 16 || t->offset % (bits / 8) == 0, "%s is not aligned", p->name);
         unsigned char *data = malloc(t->bytes + 1);
@@ -79,8 +89,10 @@ static void compare(const ccq_layout *l, const char *dir)
         CHECK(ccq_checkpoint_read(ck, t, t->bytes, &c, 1, &err) == CCQ_BUG, "past the tensor");
     }
     for (size_t i = 1; i < ccq_checkpoint_count(ck); i++)
-        CHECK(strcmp(ccq_checkpoint_at(ck, i - 1)->name, ccq_checkpoint_at(ck, i)->name) < 0, "order");
-    CHECK(!ccq_checkpoint_find(ck, "not there") && !ccq_checkpoint_at(ck, ccq_layout_count(l)), "absent");
+        CHECK(strcmp(ccq_checkpoint_at(ck, i - 1)->name, ccq_checkpoint_at(ck, i)->name) < 0,
+              "order");
+    CHECK(!ccq_checkpoint_find(ck, "not there") && !ccq_checkpoint_at(ck, ccq_layout_count(l)),
+          "absent");
     CHECK(!ccq_checkpoint_recheck(ck, &err), "%s", err.text);
     ccq_checkpoint_close(ck);
 }
@@ -120,15 +132,19 @@ static void test_bytes(void)
     ccq_layout_add(l, "c", CCQ_DT_F32, 0, NULL);
     ccq_layout_add(l, "b", CCQ_DT_F32, 1, three);
     REQUIRE(!ccq_layout_finish(l, NULL), "finish");
-    const char *want = "{\"__metadata__\":{\"format\":\"np\"},\"b\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,12]},"
+    const char *want = "{\"__metadata__\":{\"format\":\"np\"},\"b\":{\"dtype\":\"F32\",\"shape\":["
+                       "3],\"data_offsets\":[0,12]},"
                        "\"c\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[12,16]},"
                        "\"a\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[16,19]}}";
     const unsigned char *h = ccq_layout_header(l, 0, &size);
     size_t n = strlen(want), whole = (n + 7) / 8 * 8;
-    CHECK(size == 8 + whole && h[0] == (whole & 255) && h[1] == whole >> 8 && !memcmp(h + 8, want, n), "%.*s", (int)size - 8, (const char *)h + 8);
+    CHECK(size == 8 + whole && h[0] == (whole & 255) && h[1] == whole >> 8 &&
+              !memcmp(h + 8, want, n),
+          "%.*s", (int)size - 8, (const char *)h + 8);
     for (size_t i = 8 + n; i < size; i++)
         CHECK(h[i] == ' ', "padding");
-    CHECK(ccq_layout_at(l, 1)->offset == size + 12 && ccq_layout_shard_bytes(l, 0) == size + 19, "offsets");
+    CHECK(ccq_layout_at(l, 1)->offset == size + 12 && ccq_layout_shard_bytes(l, 0) == size + 19,
+          "offsets");
     ccq_layout_free(l);
 }
 
@@ -150,7 +166,9 @@ static void test_plan_refusals(void)
     CHECK(finish_one("a", "__metadata__", CCQ_DT_U8, 2) == CCQ_NAME, "reserved name");
     CHECK(finish_one("a", "\xff", CCQ_DT_U8, 2) == CCQ_NAME, "not UTF-8");
     CHECK(finish_one("a", "b", CCQ_DT_F64, UINT64_C(1) << 60) == CCQ_OVERFLOW, "overflow");
-    CHECK(finish_one("a", "b", CCQ_DT_F6_E2M3, 1) == CCQ_OK && finish_one("a", "b", CCQ_DT_F6_E2M3, 0) == CCQ_OK, "24 bits");
+    CHECK(finish_one("a", "b", CCQ_DT_F6_E2M3, 1) == CCQ_OK &&
+              finish_one("a", "b", CCQ_DT_F6_E2M3, 0) == CCQ_OK,
+          "24 bits");
 }
 
 /* Every single damaged byte of a header is refused or gives a checkpoint whose
@@ -190,7 +208,9 @@ static void test_many(void)
     REQUIRE(f, "create");
     fwrite("        {", 1, 9, f);
     for (int i = 0; i < MANY; i++)
-        fprintf(f, "%s\"layers.%d.experts.%d.w\":{\"dtype\":\"BF16\",\"shape\":[0,8],\"data_offsets\":[0,0]}",
+        fprintf(f,
+                "%s\"layers.%d.experts.%d.w\":{\"dtype\":\"BF16\",\"shape\":[0,8],\"data_offsets\":"
+                "[0,0]}",
                 i ? "," : "", i / 1000, i % 1000);
     fputc('}', f);
     uint64_t n = (uint64_t)ftell(f) - 8;
@@ -202,7 +222,8 @@ static void test_many(void)
     clock_gettime(CLOCK_MONOTONIC, &a);
     REQUIRE(!ccq_checkpoint_open_file(&ck, at("many.safetensors"), &err), "%s", err.text);
     for (size_t i = 0; i < MANY; i++)
-        CHECK(ccq_checkpoint_find(ck, ccq_checkpoint_at(ck, i)->name) == ccq_checkpoint_at(ck, i), "%zu", i);
+        CHECK(ccq_checkpoint_find(ck, ccq_checkpoint_at(ck, i)->name) == ccq_checkpoint_at(ck, i),
+              "%zu", i);
     clock_gettime(CLOCK_MONOTONIC, &b);
     ccq_checkpoint_close(ck);
     printf("%d tensors opened and found in %.2f s\n", MANY,

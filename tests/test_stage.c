@@ -71,7 +71,8 @@ static void put_all(ccq_stage *s)
     CHECK(!ccq_stage_put(s, "config.json", "{}", 2, &err), "%s", err.text);
     CHECK(!ccq_stage_create(s, "model.safetensors", 6, &o, &err), "%s", err.text);
     CHECK(ccq_out_write(o, 4, "xyz", 3, &err) == CCQ_BUG, "past the end");
-    CHECK(!ccq_out_write(o, 3, "def", 3, &err) && !ccq_out_write(o, 0, "abc", 3, &err), "%s", err.text);
+    CHECK(!ccq_out_write(o, 3, "def", 3, &err) && !ccq_out_write(o, 0, "abc", 3, &err), "%s",
+          err.text);
     CHECK(!ccq_out_close(o, &err), "%s", err.text);
     write_file(at("source"), "123456789");
     CHECK(!ccq_stage_copy(s, at("source"), "tokenizer.model", &crc, &err), "%s", err.text);
@@ -84,8 +85,11 @@ static void test_commit(void)
     put_all(s);
     CHECK(strcmp(list(at("new")), ".ccq") == 0, "before: %s", list(at("new")));
     CHECK(!ccq_stage_commit(s, NULL), "commit");
-    CHECK(strcmp(list(at("new")), "config.json model.safetensors tokenizer.model") == 0, "%s", list(at("new")));
-    CHECK(file_is(at("new/model.safetensors"), "abcdef") && file_is(at("new/tokenizer.model"), "123456789"), "content");
+    CHECK(strcmp(list(at("new")), "config.json model.safetensors tokenizer.model") == 0, "%s",
+          list(at("new")));
+    CHECK(file_is(at("new/model.safetensors"), "abcdef") &&
+              file_is(at("new/tokenizer.model"), "123456789"),
+          "content");
 }
 
 /* The rename of a shard fails: config.json was not yet in place, and all is taken back. */
@@ -111,7 +115,8 @@ static void test_abandon(void)
     s = open_stage(at("kept"), 0);
     put_all(s);
     ccq_stage_abandon(s);
-    CHECK(strcmp(list(at("kept")), "") == 0, "an OUT that was there stays, empty: %s", list(at("kept")));
+    CHECK(strcmp(list(at("kept")), "") == 0, "an OUT that was there stays, empty: %s",
+          list(at("kept")));
     ccq_stage_abandon(NULL);
 }
 
@@ -119,10 +124,13 @@ static void test_refusals(void)
 {
     ccq_stage *s;
     ccq_error err;
-    CHECK(ccq_stage_open(&s, at("no/such/out"), 0, &err) == CCQ_CREATE && strstr(err.text, "no/such:"), "%s", err.text);
+    CHECK(ccq_stage_open(&s, at("no/such/out"), 0, &err) == CCQ_CREATE &&
+              strstr(err.text, "no/such:"),
+          "%s", err.text);
     write_file(at("file"), "x");
     CHECK(ccq_stage_open(&s, at("file"), 1, &err) == CCQ_EXISTS, "%s", err.text);
-    CHECK(ccq_stage_open(&s, at("new"), 0, &err) == CCQ_EXISTS && strstr(err.text, "--overwrite"), "%s", err.text);
+    CHECK(ccq_stage_open(&s, at("new"), 0, &err) == CCQ_EXISTS && strstr(err.text, "--overwrite"),
+          "%s", err.text);
     CHECK(file_is(at("new/config.json"), "{}"), "touched nothing");
     mkdir(at("home"), 0777);
     write_file(at("home/letter.txt"), "dear");
@@ -132,9 +140,13 @@ static void test_refusals(void)
 
 static void test_overwrite(void)
 {
-    static const char *const old[] = {"model-00001-of-00002.safetensors", "model.safetensors.index.json",
-                                      "ccq_manifest.json", "ccq_recipe.json", "SHA256SUMS",
-                                      "model.pdparams", "notes.txt"};
+    static const char *const old[] = {"model-00001-of-00002.safetensors",
+                                      "model.safetensors.index.json",
+                                      "ccq_manifest.json",
+                                      "ccq_recipe.json",
+                                      "SHA256SUMS",
+                                      "model.pdparams",
+                                      "notes.txt"};
     ccq_error err = {0};
     for (size_t i = 0; i < sizeof old / sizeof *old; i++) {
         char name[100];
@@ -145,7 +157,8 @@ static void test_overwrite(void)
     put_all(s);
     CHECK(file_is(at("new/ccq_recipe.json"), "old"), "nothing is removed before the commit");
     CHECK(!ccq_stage_commit(s, &err), "%s", err.text);
-    CHECK(strcmp(list(at("new")), "config.json model.safetensors notes.txt tokenizer.model") == 0, "%s", list(at("new")));
+    CHECK(strcmp(list(at("new")), "config.json model.safetensors notes.txt tokenizer.model") == 0,
+          "%s", list(at("new")));
 }
 
 /* Killed while it wrote: refused without overwrite, cleaned with it. */
@@ -160,11 +173,13 @@ static void test_killed(void)
     }
     waitpid(child, NULL, 0);
     CHECK(strcmp(list(at("killed")), ".ccq") == 0, "%s", list(at("killed")));
-    CHECK(ccq_stage_open(&s, at("killed"), 0, &err) == CCQ_EXISTS && strstr(err.text, "unfinished"), "%s", err.text);
+    CHECK(ccq_stage_open(&s, at("killed"), 0, &err) == CCQ_EXISTS && strstr(err.text, "unfinished"),
+          "%s", err.text);
     s = open_stage(at("killed"), 1);
     put_all(s);
     CHECK(!ccq_stage_commit(s, &err), "%s", err.text);
-    CHECK(strcmp(list(at("killed")), "config.json model.safetensors tokenizer.model") == 0, "%s", list(at("killed")));
+    CHECK(strcmp(list(at("killed")), "config.json model.safetensors tokenizer.model") == 0, "%s",
+          list(at("killed")));
 }
 
 static void test_lock(void)
@@ -205,7 +220,8 @@ static void test_full(void)
     setrlimit(RLIMIT_FSIZE, &small);
     ccq_code code = ccq_stage_create(s, "model.safetensors", 4000, &o, &err);
     setrlimit(RLIMIT_FSIZE, &was);
-    CHECK((code == CCQ_IO || code == CCQ_NO_SPACE) && strstr(err.text, "model.safetensors"), "%s", err.text);
+    CHECK((code == CCQ_IO || code == CCQ_NO_SPACE) && strstr(err.text, "model.safetensors"), "%s",
+          err.text);
     ccq_stage_abandon(s);
     CHECK(!ccq_path_exists(at("full")), "nothing is left");
 }
@@ -217,9 +233,11 @@ static void test_paths(void)
     mkdir(at("in/sub"), 0777);
     CHECK(symlink("in/sub", at("link")) == 0, "symlink");
     CHECK(ccq_path_inside(at("in"), at("in")) && ccq_path_inside(at("in/sub"), at("in")), "inside");
-    CHECK(ccq_path_inside(at("link"), at("in")) && ccq_path_inside(at("link/new/x"), at("in")), "through a link");
+    CHECK(ccq_path_inside(at("link"), at("in")) && ccq_path_inside(at("link/new/x"), at("in")),
+          "through a link");
     CHECK(ccq_path_inside(at("in/not/there"), at("in")), "missing parts");
-    CHECK(!ccq_path_inside(at("in"), at("in/sub")) && !ccq_path_inside(at("inn"), at("in")), "not inside");
+    CHECK(!ccq_path_inside(at("in"), at("in/sub")) && !ccq_path_inside(at("inn"), at("in")),
+          "not inside");
     CHECK(!ccq_path_free_bytes(at("in/not/there"), &bytes, NULL) && bytes > 0, "free bytes");
 }
 
