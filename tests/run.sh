@@ -64,7 +64,7 @@ run_tests() {
   dir=$1
   shift
   rm -f "$dir/meson-logs/testlog.json"
-  meson test -C "$dir" --no-rebuild --print-errorlogs --no-suite slow --no-suite bench "$@"
+  meson test -C "$dir" --no-rebuild --print-errorlogs --no-suite slow "$@"
   count "$dir/meson-logs/testlog.json"
 }
 
