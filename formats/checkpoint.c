@@ -185,6 +185,7 @@ static ccq_code read_shards(ccq_checkpoint *ck, const char *index_path, ccq_erro
     ccq_names_free_table(&ck->index.names);
     if (ck->count > 1)
         qsort(ck->tensors, ck->count, sizeof *ck->tensors, by_name);
+    ccq_names_reserve(&ck->names, ck->count);
     for (size_t i = 0; i < ck->count; i++)
         if (ccq_names_add(&ck->names, ck->tensors[i].name) < 0)
             return no_memory(err);

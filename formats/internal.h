@@ -40,6 +40,9 @@ typedef struct ccq_names {
 
 /* The number of a name, or CCQ_NO_NAME. */
 uint32_t ccq_names_find(const ccq_names *t, const char *name, size_t len);
+/* Room for about that many names, so that the table need not grow; a wrong guess
+ * or no memory is no fault. */
+void ccq_names_reserve(ccq_names *t, size_t count);
 /* 1: added under number count - 1; 0: already there; -1: out of memory. */
 int ccq_names_add(ccq_names *t, const char *name);
 /* Copies into the arena when new. */

@@ -12,6 +12,8 @@ static int by_offset(const void *a, const void *b)
         return x->offset < y->offset ? -1 : 1;
     if (x->bytes != y->bytes) /* still the end */
         return x->bytes < y->bytes ? -1 : 1;
+    if (x->offset == x->bytes) /* empty ones may share a place, in any order */
+        return 0;
     return strcmp(x->name, y->name); /* a tie has its own fault; the message must not vary */
 }
 

@@ -312,6 +312,8 @@ static ccq_code scan(ccq_st *st, const ccq_file *file, const char *text, uint32_
 {
     const ccq_json_limits limits = {4, CCQ_MAX_HEADER, CCQ_MAX_NUMBERS};
     reader r = {.file = file, .arena = arena, .err = err, .st = st, .shard = shard};
+    ccq_names_reserve(&r.names,
+                      (size_t)st->header_size / 128); /* a usual entry has 80 to 120 bytes */
     ccq_json_init(&r.json, text, (size_t)st->header_size, &limits);
     ccq_code code = read_object(&r);
     if (code && code != CCQ_NO_MEMORY && r.json.code == CCQ_OK)

@@ -117,9 +117,8 @@ static uint32_t probe(const ccq_names *t, uint32_t h, const char *name, size_t l
     return i;
 }
 
-static int grow(ccq_names *t)
+static int resize(ccq_names *t, uint32_t slots)
 {
-    uint32_t slots = t->mask ? (t->mask + 1) * 2 : 64;
     struct ccq_slot *slot = calloc(slots, sizeof *slot);
     if (!slot)
         return -1;
@@ -136,6 +135,20 @@ static int grow(ccq_names *t)
     t->slot = slot;
     t->mask = slots - 1;
     return 0;
+}
+
+static int grow(ccq_names *t)
+{
+    return resize(t, t->mask ? (t->mask + 1) * 2 : 64);
+}
+
+void ccq_names_reserve(ccq_names *t, size_t count)
+{
+    uint32_t slots = 64;
+    while (slots / 4 * 3 < count && slots < UINT32_C(1) << 21)
+        slots *= 2;
+    if (!t->mask)
+        (void)resize(t, slots);
 }
 
 uint32_t ccq_names_find(const ccq_names *t, const char *name, size_t len)

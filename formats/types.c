@@ -20,9 +20,10 @@ const char *ccq_code_name(ccq_code code)
 
 static const struct {
     const char *name;
+    size_t len;
     unsigned bits;
 } dtypes[] = {
-#define ROW(name, bits) {#name, bits},
+#define ROW(name, bits) {#name, sizeof #name - 1, bits},
     CCQ_DTYPES(ROW)
 #undef ROW
 };
@@ -40,7 +41,7 @@ unsigned ccq_dtype_bits(ccq_dtype dtype)
 ccq_dtype ccq_dtype_parse(const char *name, size_t len)
 {
     for (int i = 0; i < CCQ_DT_COUNT; i++)
-        if (strlen(dtypes[i].name) == len && memcmp(dtypes[i].name, name, len) == 0)
+        if (dtypes[i].len == len && memcmp(dtypes[i].name, name, len) == 0)
             return (ccq_dtype)i;
     return CCQ_DT_COUNT;
 }
