@@ -18,7 +18,7 @@ TOP = pathlib.Path(__file__).resolve().parent
 MICRO = pathlib.Path(os.environ.get("CCQ_DATA", TOP / "data")) / "ernie-micro"
 TOOLS = []
 
-# How many arguments each tool wants; its options that take a value from a list or a
+# How many arguments each tool wants, and what else to do anything; its options that take a value from a list or a
 # range, with bad ones; options that other versions may bring.
 FACTS = {
     "ccq-quantize": {
@@ -40,6 +40,7 @@ FACTS = {
     },
     "ccq-run": {
         "arguments": 1,
+        "job": ["--prompt-ids", "1"],
         "bad": [("--max-tokens", "x"), ("--temperature", "-1"), ("--temperature", "nan"),
                 ("--top-p", "1.5"), ("--top-p", "one"), ("--numerics", "fast"),
                 ("--wint2-rounding", "up"), ("--k-order", "both"), ("--window", "0"),
@@ -126,8 +127,8 @@ class Cli(unittest.TestCase):
                   ("--threads", "1e3"), ("--threads", "99999999999999999999"), ("--threads", ""),
                   ("--color", "sometimes"), ("--device", "gpu"), ("--device", "cuda:x"),
                   ("--cpu-isa", "sse"), ("--cpu-isa", ""), ("--cpu-isa", "c,,avx2")]
-        for tool, _, facts in self.each():
-            arguments = ["absent"] * facts["arguments"]
+        for tool, name, facts in self.each():
+            arguments = [MICRO if name == "ccq-run" else "absent"] * facts["arguments"]
             for option, value in common + facts["bad"]:
                 text = option.rstrip("=")
                 if not option.endswith("="):
@@ -157,7 +158,7 @@ class Cli(unittest.TestCase):
             isa = run(tool, "--version").stdout
             if "avx512" in isa:
                 continue
-            arguments = [self.absent()] * facts["arguments"]
+            arguments = [self.absent()] * facts["arguments"] + facts.get("job", [])
             r = run(tool, "--cpu-isa", "c,avx512", *arguments)
             self.assertEqual(r.returncode, 66)
             self.assertRegex(r.stderr, rf"\A{name}: --cpu-isa: this processor has no avx512")
@@ -173,7 +174,7 @@ class Cli(unittest.TestCase):
         """Directory absent: 66; what should be inside it: 65. Nothing is left behind."""
         for tool, name, facts in self.each():
             absent = self.absent()
-            out = [absent.with_name("out")] * (facts["arguments"] - 1)
+            out = [absent.with_name("out")] * (facts["arguments"] - 1) + facts.get("job", [])
             self.refused(tool, absent, *out, status=66, words=["absent"])
             absent.mkdir()
             self.refused(tool, absent, *out, status=65, words=["config.json"])
