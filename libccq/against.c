@@ -170,14 +170,29 @@ static ccq_code compare_copy(const ccq_source *model, const ccq_source *base, co
 
 /* ---- All of them ---------------------------------------------------------- */
 
+/* Unknown vectors stand at the end, sorted by name. */
+static const ccq_entry *find_vector(const ccq_source *src, const char *name)
+{
+    size_t lo = 0, hi = src->count;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        const ccq_entry *e = &src->entry[mid];
+        int c = e->role == CCQ_ROLE_VECTOR ? strcmp(name, e->name) : 1;
+        if (c == 0)
+            return e;
+        if (c < 0)
+            hi = mid;
+        else
+            lo = mid + 1;
+    }
+    return NULL;
+}
+
 static const ccq_entry *counterpart(const ccq_source *base, const ccq_entry *e)
 {
-    if (e->role != CCQ_ROLE_VECTOR)
-        return ccq_source_find(base, e->role, e->block, e->layer, e->expert, e->bias);
-    for (size_t i = 0; i < base->count; i++)
-        if (base->entry[i].role == CCQ_ROLE_VECTOR && strcmp(base->entry[i].name, e->name) == 0)
-            return &base->entry[i];
-    return NULL;
+    if (e->role == CCQ_ROLE_VECTOR)
+        return find_vector(base, e->name);
+    return ccq_source_find(base, e->role, e->block, e->layer, e->expert, e->bias);
 }
 
 static ccq_code check_pair(const ccq_source *model, const ccq_source *base, const ccq_entry *e,

@@ -122,6 +122,10 @@ static int same_linear(const char *a, const char *b)
 void ccq_verify_add_error(ccq_verifier *v, const ccq_error *err)
 {
     char file[256], tensor[300] = "", lead[310];
+    if (err->code == CCQ_NO_MEMORY) {
+        v->failed = 1; /* nobody's fault, and nothing can be said about the rest */
+        return;
+    }
     const char *rest = split_file(v, err->text, file, sizeof file);
     if (quoted_tensor(rest, tensor, sizeof tensor)) {
         int n = snprintf(lead, sizeof lead, "\"%s\"", tensor);

@@ -162,31 +162,23 @@ static void check_ranges(ccq_verifier *v, int64_t first, int64_t last)
     }
 }
 
-static unsigned expert_types(const ccq_source *src, int64_t layer)
-{
-    unsigned types = 0;
-    for (size_t i = 0; i < src->count; i++) {
-        const ccq_entry *e = &src->entry[i];
-        if (e->block == CCQ_BLOCK_EXPERT && e->layer == layer && ccq_entry_linear(e))
-            types |= 1u << e->type;
-    }
-    return types;
-}
-
 static void check_experts(ccq_verifier *v, int64_t end)
 {
     const ccq_arch *a = &v->src->arch;
+    unsigned types[sizeof a->layer_moe] = {0}; /* bit 1 << CCQ_TYPE_* a layer */
+    for (size_t i = 0; i < v->src->count; i++) {
+        const ccq_entry *e = &v->src->entry[i];
+        if (e->block == CCQ_BLOCK_EXPERT && ccq_entry_linear(e))
+            types[e->layer] |= 1u << e->type;
+    }
     for (int64_t i = 0; i < a->layers; i++) {
-        if (!a->layer_moe[i])
-            continue;
-        unsigned types = expert_types(v->src, i);
         ccq_type wanted = i <= end ? CCQ_TYPE_WINT4 : CCQ_TYPE_WINT2;
-        if (types & (types - 1))
+        if (types[i] & (types[i] - 1))
             ccq_verify_add(v, CCQ_SHAPE_RULE, "", NULL,
                            "layer %lld mixes types: FastDeploy selects by layer and "
                            "quant_end_layer only",
                            (long long)i);
-        else if (types != 1u << wanted)
+        else if (a->layer_moe[i] && types[i] != 1u << wanted)
             FOUND(v, "experts of layer %lld are not %s, as quant_end_layer %lld wants",
                   (long long)i, ccq_type_name(wanted), (long long)end);
     }

@@ -548,6 +548,23 @@ class Views(unittest.TestCase):
         for other in rest:
             self.assertEqual(other, one)
 
+    def test_against_vectors(self):
+        """Tensors outside the table are compared by name."""
+        with tempfile.TemporaryDirectory(prefix="ccq-inspect-") as name:
+            dirs = [pathlib.Path(name) / x for x in ("model", "base")]
+            extra = {f"extra.{i}": ["F32", [2], struct.pack("<2f", i, 1)] for i in range(9)}
+            for d, source in zip(dirs, (GOOD, MICRO)):
+                shutil.copytree(source, d)
+                for side in d.glob("*.index.json"):
+                    side.unlink()
+                write(d, {**read(d), **extra})
+                extra["extra.3"][2] = struct.pack("<2f", 4, 1)
+            rows = {x["name"]: x for x in self.document("--against", dirs[1], dirs[0])["against"]}
+            self.assertEqual([n for n, x in rows.items() if n in extra and not x["equal"]],
+                             ["extra.3"])
+            self.assertEqual(rows["extra.3"]["max_abs"], 1)
+            self.assertTrue(extra.keys() <= rows.keys())
+
     def test_against_mismatch(self):
         with tempfile.TemporaryDirectory(prefix="ccq-inspect-") as name:
             d = pathlib.Path(name) / "model"
