@@ -1,3 +1,4 @@
+#include "kernels/encode.h"
 #include "kernels/internal.h"
 #include "kernels/tile.h"
 
@@ -82,6 +83,22 @@ static void unpack_wint4(const ccq_weight *w, int64_t k0, int64_t kc, int64_t n0
             scaled_row(q, scale, panel + (k + r) * CCQ_PANEL);
         }
     }
+}
+
+/* ---- block_wise_fp8 ------------------------------------------------------ */
+
+static void unpack_fp8(const ccq_weight *w, int64_t k0, int64_t kc, int64_t n0, int cols,
+                       float *panel)
+{
+    const uint8_t *data = w->data;
+    int64_t blocks = (w->n + CCQ_FP8_BLOCK - 1) / CCQ_FP8_BLOCK;
+
+    for (int64_t k = 0; k < kc; k++)
+        for (int j = 0; j < cols; j++) {
+            int64_t block = (k0 + k) / CCQ_FP8_BLOCK * blocks + (n0 + j) / CCQ_FP8_BLOCK;
+            float x = ccq_e4m3_to_f32(data[(k0 + k) * w->n + n0 + j]);
+            panel[k * CCQ_PANEL + j] = ccq_round_bf16(x * w->block_scale[block]);
+        }
 }
 
 /* ---- wint2 --------------------------------------------------------------- */
@@ -194,6 +211,7 @@ void ccq_unpack_c(const ccq_weight *w, int64_t k0, int64_t kc, int64_t n0, float
     case CCQ_W_WINT8: unpack_wint8(w, k0, kc, n0, cols, panel); break;
     case CCQ_W_WINT4: unpack_wint4(w, k0, kc, n0, cols, panel); break;
     case CCQ_W_WINT2: unpack_wint2(w, k0, kc, n0, cols, panel); break;
+    case CCQ_W_FP8: unpack_fp8(w, k0, kc, n0, cols, panel); break;
     default: cols = 0; break;
     }
     if (cols < CCQ_PANEL)

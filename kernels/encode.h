@@ -64,4 +64,22 @@ void ccq_weight_only_column(int bits, int rule, const float *w, int64_t k, int8_
  * Columns never share a byte, so threads may place different ones at once. */
 void ccq_weight_only_place(int bits, const int8_t *q, int64_t k, int64_t n, uint8_t *stored);
 
+/* ---- block_wise_fp8 ------------------------------------------------------ */
+enum { CCQ_FP8_BLOCK = 128 }; /* rows and columns that share a scale; fewer at the edges */
+
+/* e4m3fn: 4 bits of exponent, 3 of significand, no infinity, 0x7f and 0xff NaN. */
+float ccq_e4m3_to_f32(uint8_t bits);
+/* To nearest, ties to even, subnormals kept, saturating at 448. x is no NaN. */
+uint8_t ccq_f32_to_e4m3(float x);
+
+/* Sums as in ccq_column, of the decoded value bf16(e4m3 * scale). */
+typedef struct ccq_fp8_error {
+    double error, energy, max_error;
+} ccq_fp8_error;
+
+/* One block of finite bf16 weights, row stride ldw, to codes with row stride ldq
+ * and the scale that multiplies them on decoding. Adds to *sum, rows ascending. */
+void ccq_fp8_block(const uint16_t *w, int64_t ldw, int rows, int cols, uint8_t *q, int64_t ldq,
+                   float *scale, ccq_fp8_error *sum);
+
 #endif

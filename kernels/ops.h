@@ -23,7 +23,8 @@ enum {
     CCQ_W_BF16_T, /* data: uint16 [n][k] (a tied embedding used as the head) */
     CCQ_W_WINT8,  /* data: uint8 in the layout of tile.h; scale bf16 [n] */
     CCQ_W_WINT4,
-    CCQ_W_WINT2 /* data: uint8 [k/4][n]; local uint8 [k/128][n]; super, code_scale, code_zp [n] */
+    CCQ_W_WINT2, /* data: uint8 [k/4][n]; local uint8 [k/128][n]; super, code_scale, code_zp [n] */
+    CCQ_W_FP8    /* data: e4m3fn [k][n]; block_scale [ceil(k/128)][ceil(n/128)] */
 };
 
 /* A matrix of k input and n output features as it is stored. The arrays belong
@@ -36,6 +37,7 @@ typedef struct ccq_weight {
     const uint8_t *local;
     const uint16_t *super; /* bf16 [n] */
     const float *code_scale, *code_zp;
+    const float *block_scale;
     int order;    /* CCQ_ORDER_*: wint2 */
     int rounding; /* CCQ_ROUND_*: wint2 */
 } ccq_weight;

@@ -295,6 +295,7 @@ void ccq_unpack_avx2(const ccq_weight *w, int64_t k0, int64_t kc, int64_t n0, fl
         unpack_bf16_t(data + (n0 + 8) * w->k + k0, w->k, kc, panel + 8);
         break;
     case CCQ_W_WINT2: done = unpack_wint2(w, k0, kc, n0, panel); break;
+    case CCQ_W_FP8: done = 0; break;
     default: done = unpack_integers(w, k0, kc, n0, panel); break;
     }
     if (!done)

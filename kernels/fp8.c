@@ -1,0 +1,73 @@
+/* block_wise_fp8: e4m3fn values, one fp32 scale for a block of 128 x 128. */
+#include "kernels/encode.h"
+#include "kernels/internal.h"
+
+#include <float.h>
+#include <math.h>
+
+/* Largest finite value; the code above it is NaN. */
+static const float largest = 448.0f;
+
+typedef union bits {
+    float f;
+    uint32_t u;
+} bits;
+
+float ccq_e4m3_to_f32(uint8_t code)
+{
+    uint32_t exponent = code >> 3 & 15, m = code & 7;
+    bits x;
+    if (exponent == 0)
+        x.f = (float)m * 0x1p-9f;
+    else if (exponent == 15 && m == 7)
+        x.u = 0x7fc00000u;
+    else
+        x.u = (exponent + 120) << 23 | m << 20;
+    x.u |= (uint32_t)(code & 0x80) << 24;
+    return x.f;
+}
+
+uint8_t ccq_f32_to_e4m3(float x)
+{
+    bits v = {x}, step;
+    uint8_t sign = (uint8_t)(v.u >> 24 & 0x80);
+    float a = fabsf(x);
+    if (!(a < largest))
+        return (uint8_t)(sign | 0x7e);
+    /* Codes are 2^-9 apart below 2^-6, then 2^(e-3). In these steps a is below 16,
+     * so rintf is the one rounding; 16 steps are the first code of the next e. */
+    if (a < 0x1p-6f)
+        return (uint8_t)(sign | (int)rintf(a * 0x1p9f));
+    int e = (int)(v.u >> 23 & 255) - 127;
+    step.u = (uint32_t)(127 + 3 - e) << 23;
+    return (uint8_t)(sign | (8 * (e + 6) + (int)rintf(a * step.f)));
+}
+
+static float block_amax(const uint16_t *w, int64_t ldw, int rows, int cols)
+{
+    float amax = 0.0f;
+    for (int k = 0; k < rows; k++)
+        for (int n = 0; n < cols; n++)
+            amax = fmaxf(amax, fabsf(ccq_bf16_to_f32(w[k * ldw + n])));
+    return amax;
+}
+
+void ccq_fp8_block(const uint16_t *w, int64_t ldw, int rows, int cols, uint8_t *q, int64_t ldq,
+                   float *scale, ccq_fp8_error *sum)
+{
+    float amax = block_amax(w, ldw, rows, cols), s = amax > 0.0f ? largest / amax : 1.0f;
+    if (isinf(s))
+        s = FLT_MAX;
+    *scale = 1.0f / s;
+    for (int k = 0; k < rows; k++)
+        for (int n = 0; n < cols; n++) {
+            float x = ccq_bf16_to_f32(w[k * ldw + n]);
+            uint8_t code = ccq_f32_to_e4m3(x * s);
+            q[k * ldq + n] = code;
+            double d = (double)x - (double)ccq_round_bf16(ccq_e4m3_to_f32(code) * *scale);
+            sum->error += d * d;
+            sum->energy += (double)x * (double)x;
+            if (fabs(d) > sum->max_error)
+                sum->max_error = fabs(d);
+        }
+}
