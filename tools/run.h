@@ -48,6 +48,17 @@ typedef struct run_greedy {
     int ours_in_theirs;
 } run_greedy;
 
+/* Tokens cut into runs that are evaluated alone. */
+typedef struct run_window_list {
+    int32_t *ids;
+    size_t count;   /* tokens */
+    int64_t length; /* of a window */
+    size_t number;
+    ccq_prompt *prompts;
+    int32_t *seq, *pos, *target; /* [rows] */
+    size_t rows;
+} run_window_list;
+
 typedef struct run {
     cli *cli;
     run_options *o;
@@ -57,6 +68,7 @@ typedef struct run {
     text *text;
     prompt_list prompts;
     ccq_reference *ref;
+    run_window_list windows;
     FILE *trace;
     int64_t vocab, valid; /* valid: what may be drawn */
     int64_t valid_compare;
@@ -80,6 +92,12 @@ void run_close(run *r);
 void run_hooks(run *r, ccq_run_hooks *hooks);
 /* run_generate.c: one sequence a prompt. greedy: argmax whatever they say. */
 ccq_code run_generate(run *r, int greedy, ccq_error *err);
+/* What can be refused before weights are read: the reference against the model, the
+ * tokens, a place for the output. */
+ccq_code run_check_reference(run *r, ccq_error *err);
+ccq_code run_open_windows(run *r, ccq_error *err);
+ccq_code run_check_save(run *r, ccq_error *err);
+void run_free_windows(run_window_list *w);
 /* run_compare.c, run_windows.c (--baseline, --perplexity), run_save.c */
 ccq_code run_reference(run *r, ccq_error *err);
 ccq_code run_windows(run *r, ccq_error *err);

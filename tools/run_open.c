@@ -227,26 +227,38 @@ static ccq_code open_trace(run *r, ccq_error *err)
     return CCQ_OK;
 }
 
-ccq_code run_open(run *r, ccq_error *err)
+/* Headers and small files only: what is wrong shows before weights are read. */
+static ccq_code open_headers(run *r, ccq_error *err)
 {
     ccq_code code = open_source(r, r->o->model, 1, &r->src, err);
 
     if (code || (code = open_files(r, err)) || (code = text_open(&r->text, r->src->dir, err)) ||
-        (code = choose_valid(r, err)))
+        (code = choose_valid(r, err)) || (r->ref && (code = run_check_reference(r, err))))
         return code;
     choose_ends(r);
     if ((code = open_prompts(r, err)))
         return code;
     if (r->o->baseline && (code = open_source(r, r->o->baseline, 0, &r->base_src, err)))
         return code;
+    if ((r->o->baseline || r->o->perplexity) && (code = run_open_windows(r, err)))
+        return code;
+    if (r->o->save_reference && (code = run_check_save(r, err)))
+        return code;
+    return open_trace(r, err);
+}
+
+ccq_code run_open(run *r, ccq_error *err)
+{
+    ccq_code code = open_headers(r, err);
+
+    if (code)
+        return code;
     r->pool = ccq_pool_new(r->cli->threads);
     if (!r->pool)
         return ccq_fail(err, CCQ_NO_MEMORY, "no thread could be started");
     if ((code = open_model(r, r->src, &r->model, err)))
         return code;
-    if (r->base_src && (code = open_model(r, r->base_src, &r->base, err)))
-        return code;
-    return open_trace(r, err);
+    return r->base_src ? open_model(r, r->base_src, &r->base, err) : CCQ_OK;
 }
 
 void run_close(run *r)
@@ -265,6 +277,7 @@ void run_close(run *r)
     if (r->trace)
         fclose(r->trace);
     prompts_free(&r->prompts);
+    run_free_windows(&r->windows);
     ccq_reference_free(r->ref);
     text_close(r->text);
     ccq_model_close(r->base);

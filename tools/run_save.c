@@ -3,6 +3,7 @@
 #include "tools/run.h"
 
 #include "formats/config.h"
+#include "formats/npz.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -143,6 +144,15 @@ static ccq_code evaluate_all(run *r, ccq_reference *f, ccq_prompt *prompts, ccq_
     run_hooks(r, &e.hooks);
     e.hooks.trace = NULL; /* generation has traced these rows */
     return ccq_evaluate(&e, NULL, err);
+}
+
+ccq_code run_check_save(run *r, ccq_error *err)
+{
+    ccq_npz_writer *w = NULL;
+    ccq_code code = ccq_npz_create(&w, r->o->save_reference, err);
+
+    ccq_npz_abandon(code ? NULL : w);
+    return code;
 }
 
 ccq_code run_save(run *r, ccq_error *err)

@@ -33,17 +33,7 @@ ccq_code run_evaluate(run *r, ccq_eval *e, ccq_error *err)
     return code;
 }
 
-typedef struct windows {
-    int32_t *ids;
-    size_t count;   /* tokens */
-    int64_t length; /* of a window */
-    size_t number;
-    ccq_prompt *prompts;
-    int32_t *seq, *pos, *target;
-    size_t rows;
-} windows;
-
-static void free_windows(windows *w)
+void run_free_windows(run_window_list *w)
 {
     free(w->ids);
     free(w->prompts);
@@ -52,7 +42,7 @@ static void free_windows(windows *w)
     free(w->target);
 }
 
-static ccq_code load_tokens(const run *r, const char *path, windows *w, ccq_error *err)
+static ccq_code load_tokens(const run *r, const char *path, run_window_list *w, ccq_error *err)
 {
     char *data = NULL;
     size_t size = 0;
@@ -74,7 +64,7 @@ static ccq_code load_tokens(const run *r, const char *path, windows *w, ccq_erro
     return code;
 }
 
-static ccq_code window_length(const run *r, const char *path, windows *w, ccq_error *err)
+static ccq_code window_length(const run *r, const char *path, run_window_list *w, ccq_error *err)
 {
     int64_t context = r->src->arch.max_position;
 
@@ -94,7 +84,7 @@ static ccq_code window_length(const run *r, const char *path, windows *w, ccq_er
 }
 
 /* A window of N tokens gives N - 1 rows: every position with a next token inside. */
-static ccq_code cut_windows(windows *w, ccq_error *err)
+static ccq_code cut_windows(run_window_list *w, ccq_error *err)
 {
     size_t n = (size_t)w->length, at = 0;
 
@@ -131,35 +121,40 @@ static ccq_code window_block(void *ctx, const ccq_eval_block *b, ccq_error *err)
     return CCQ_OK;
 }
 
-ccq_code run_windows(run *r, ccq_error *err)
+ccq_code run_open_windows(run *r, ccq_error *err)
 {
-    const char *path = r->base ? r->o->tokens : r->o->perplexity;
-    windows w = {0};
-    job j = {.r = r};
-    ccq_eval e = {.model = {NULL, r->base}, .block = window_block, .ctx = &j};
-    ccq_code code = CCQ_OK;
+    const char *path = r->o->baseline ? r->o->tokens : r->o->perplexity;
+    run_window_list *w = &r->windows;
+    ccq_code code;
 
-    if (r->base && r->base_src->arch.vocab != r->vocab)
+    if (r->base_src && r->base_src->arch.vocab != r->vocab)
         return ccq_fail(err, CCQ_USAGE, "vocabularies differ: %lld and %lld", (long long)r->vocab,
                         (long long)r->base_src->arch.vocab);
-    if ((code = load_tokens(r, path, &w, err)) || (code = window_length(r, path, &w, err)) ||
-        (code = cut_windows(&w, err)) ||
-        (code = ccq_compare_open(&j.compare, r->pool, w.rows, r->valid_compare, r->base != NULL,
-                                 err))) {
-        free_windows(&w);
+    if ((code = load_tokens(r, path, w, err)) || (code = window_length(r, path, w, err)))
         return code;
-    }
-    j.target = w.target;
-    e.prompts = w.prompts;
-    e.prompt_count = w.number;
-    e.row_seq = w.seq;
-    e.row_pos = w.pos;
-    e.row_count = w.rows;
-    code = run_evaluate(r, &e, err);
+    return cut_windows(w, err);
+}
+
+ccq_code run_windows(run *r, ccq_error *err)
+{
+    const run_window_list *w = &r->windows;
+    job j = {.r = r, .target = w->target};
+    ccq_eval e = {.model = {NULL, r->base},
+                  .prompts = w->prompts,
+                  .prompt_count = w->number,
+                  .row_seq = w->seq,
+                  .row_pos = w->pos,
+                  .row_count = w->rows,
+                  .block = window_block,
+                  .ctx = &j};
+    ccq_code code =
+        ccq_compare_open(&j.compare, r->pool, w->rows, r->valid_compare, r->base != NULL, err);
+
+    if (!code)
+        code = run_evaluate(r, &e, err);
     if (!code)
         code = ccq_compare_stats(j.compare, &r->stats, err);
     r->has_stats = !code;
     ccq_compare_close(j.compare);
-    free_windows(&w);
     return code;
 }
