@@ -34,6 +34,8 @@ int ccq_book_init(ccq_book *book, float cs, float zp)
             book->norm[b] += value * value;
         }
         book->step[b] = 2048 * book->norm[b];
+        for (int l = 0; l < 16; l++)
+            book->start[l][b] = l * book->step[b] + b;
         for (int h = 0; h < 2; h++)
             book->pair[h][b] = pair(book->value[2 * h][b], book->value[2 * h + 1][b]);
         sum += book->norm[b];

@@ -23,4 +23,7 @@ void ccq_attend_c(const float *q, int64_t ld, int64_t rows, int64_t pos0, const 
  * where the processor has all three. */
 void ccq_ops_init_avx2(ccq_ops *ops);
 
+/* On top of those: F, BW, DQ, VL, VNNI and VBMI. */
+void ccq_ops_init_avx512(ccq_ops *ops);
+
 #endif

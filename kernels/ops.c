@@ -17,6 +17,8 @@ void ccq_ops_init(ccq_ops *ops, unsigned allowed)
 #ifdef CCQ_HAVE_X86
     if (isa & CCQ_ISA_AVX2)
         ccq_ops_init_avx2(ops);
+    if (isa & CCQ_ISA_AVX512)
+        ccq_ops_init_avx512(ops);
 #endif
     (void)isa;
 }

@@ -15,7 +15,8 @@
 
 #include <stddef.h>
 
-enum { CCQ_ISA_C = 1, CCQ_ISA_AVX2 = 2, CCQ_ISA_AVX512 = 4 }; /* AVX2 means AVX2+FMA+F16C */
+/* AVX2 means AVX2 + FMA + F16C, AVX512 means F + BW + DQ + VL + VNNI + VBMI on top. */
+enum { CCQ_ISA_C = 1, CCQ_ISA_AVX2 = 2, CCQ_ISA_AVX512 = 4 };
 
 /* ---- Weights ------------------------------------------------------------- */
 enum {
@@ -54,6 +55,7 @@ typedef struct ccq_book {
     int32_t norm[256];       /* sum of squared values */
     int32_t step[256];       /* 2048 norm: what one more local scale adds to a score */
     int32_t pair[2][256];    /* value[0] and [1], [2] and [3] of byte b, first one low */
+    int32_t start[16][256];  /* l step[b] + b: what a score at local scale l starts from */
 } ccq_book;
 
 /* ---- The table ----------------------------------------------------------- */

@@ -6,20 +6,6 @@
 
 enum { RUN = 7 }; /* local scales tried in one pass: accumulators stay in registers */
 
-/* first[b] = 2048 l norm(b) + b at the first local scale of a pass. */
-static void fill_first(const ccq_book *book, int l, int32_t first[CCQ_CODES])
-{
-    const __m256i factor = _mm256_set1_epi32(l);
-    __m256i byte = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-
-    for (int b = 0; b < CCQ_CODES; b += 8) {
-        __m256i step = _mm256_loadu_si256((const __m256i *)&book->step[b]);
-        __m256i x = _mm256_add_epi32(_mm256_mullo_epi32(step, factor), byte);
-        _mm256_storeu_si256((__m256i *)&first[b], x);
-        byte = _mm256_add_epi32(byte, _mm256_set1_epi32(8));
-    }
-}
-
 /* Minima over all codes of width x 8 blocks at count local scales. in[0], in[1]:
  * the pairs (u0,u1) and (u2,u3). Both counts are constants where it is called. */
 static inline __attribute__((always_inline)) void
@@ -114,13 +100,11 @@ void ccq_search_avx2(const ccq_book *book, const int16_t u[64], int lo, int hi, 
                      uint8_t (*best)[16])
 {
     __m256i in[2][2], m[RUN][2];
-    int32_t first[CCQ_CODES];
 
     load_blocks(u, in);
     for (int l = lo; l <= hi; l += RUN) {
         int count = hi - l + 1 < RUN ? hi - l + 1 : RUN;
-        fill_first(book, l, first);
-        scan_count(book, first, (const __m256i (*)[2])in, count, m);
+        scan_count(book, book->start[l], (const __m256i (*)[2])in, count, m);
         for (int i = 0; i < count; i++)
             J[l - lo + i] = (l + i) * finish(m[i], best[l - lo + i]);
     }
