@@ -18,8 +18,8 @@ TOP = pathlib.Path(__file__).resolve().parent
 MICRO = pathlib.Path(os.environ.get("CCQ_DATA", TOP / "data")) / "ernie-micro"
 TOOLS = []
 
-# How many arguments each tool wants, and what else to do anything; its options that take a value from a list or a
-# range, with bad ones; options that other versions may bring.
+# How many arguments each tool wants, and what else to do anything; its options that
+# take a value from a list or a range, with bad ones; options of other versions.
 FACTS = {
     "ccq-quantize": {
         "arguments": 2,
