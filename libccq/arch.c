@@ -126,7 +126,8 @@ ccq_code ccq_arch_read(const ccq_config *config, ccq_arch *arch, ccq_error *err)
     ccq_code code = CCQ_OK;
     size_t i;
     for (i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        code = read_size(config, sizes[i].key, sizes[i].required, sizes[i].max, sizes[i].value, err);
+        code = read_size(config, sizes[i].key, sizes[i].required, sizes[i].max, sizes[i].value,
+                         err);
         if (code)
             return code;
     }
@@ -354,8 +355,9 @@ ccq_code ccq_arch_settle(ccq_source *src, ccq_error *err)
     a->tied = ccq_source_find(src, CCQ_ROLE_HEAD, CCQ_BLOCK_NONE, -1, -1, 0) == NULL;
     if (!code && ccq_config_bool(src->config, "tie_word_embeddings", &declared) &&
         declared != a->tied)
-        code = ccq_source_note(src, "tie_word_embeddings is %s in config.json, lm_head.weight is %s: "
-                                    "the tensor decides",
+        code = ccq_source_note(src,
+                               "tie_word_embeddings is %s in config.json, lm_head.weight is %s: "
+                               "the tensor decides",
                                declared ? "true" : "false", a->tied ? "absent" : "there");
     if (!code && a->correction_bias && !a->aux_free)
         code = ccq_source_note(src, "moe_use_aux_free is false: the correction bias is not used");

@@ -100,7 +100,8 @@ static inline double check_uniform(uint64_t *state)
 static inline void *check_guarded(size_t size)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE), body = (size + page - 1) / page * page;
-    char *p = mmap(NULL, body + 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *p = mmap(NULL, body + 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+                   0);
     REQUIRE(p != MAP_FAILED, "mmap");
     mprotect(p, page, PROT_NONE);
     mprotect(p + page + body, page, PROT_NONE);
