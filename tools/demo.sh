@@ -101,7 +101,7 @@ if $bin/ccq-run --version | grep -q '^sentencepiece: built'; then
 else
   echo "(Built without SentencePiece, so token ids go in and come out.)"
   words='/"ids"/p'
-  set -- --prompt-ids 445,468,469,461,468,458
+  set -- --prompt-ids 384,468,478,467,468,460
 fi
 run_part "$words" $bin/ccq-run "$@" --temperature 0 --max-tokens 40 $model
 run_part "$words" $bin/ccq-run "$@" --temperature 0 --max-tokens 40 $out
