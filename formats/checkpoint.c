@@ -1,7 +1,8 @@
-/* A directory (index and shards, or one file) as one table of tensors. */
+/* A directory (index and shards, one file, or .pdparams files) as one table of tensors. */
 #include "formats/checkpoint.h"
 
 #include "formats/internal.h"
+#include "formats/pdparams.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -16,6 +17,9 @@ struct ccq_checkpoint {
     ccq_tensor *tensors; /* by name */
     size_t count;
     ccq_names names; /* number = place in tensors */
+    int pickled;     /* .pdparams shards */
+    ccq_parts *part_list;
+    const ccq_parts **parts; /* by place; NULL: no tensor here is in parts */
     ccq_index index;
     int indexed;
     const char **unlisted;
@@ -38,6 +42,7 @@ void ccq_checkpoint_close(ccq_checkpoint *ck)
     free(ck->shards);
     free(ck->tensors);
     free(ck->unlisted);
+    free(ck->parts);
     ccq_names_free_table(&ck->names);
     ccq_index_free(&ck->index);
     ccq_arena_free(&ck->arena);
@@ -137,8 +142,33 @@ static ccq_code take_listed(ccq_checkpoint *ck, const ccq_st *st, uint32_t shard
     return CCQ_OK;
 }
 
+/* Appends the tensors of a .pdparams file; the same name in two files is found later. */
+static ccq_code read_pickle(ccq_checkpoint *ck, uint32_t shard, ccq_error *err)
+{
+    ccq_pd pd;
+    ccq_code code = ccq_pd_read(&pd, &ck->files[shard], shard, &ck->arena, err);
+    if (code)
+        return code;
+    ck->shards[shard].size = ck->files[shard].size;
+    ccq_tensor *all = realloc(ck->tensors, (ck->count + pd.count) * sizeof *all + 1);
+    if (all) {
+        ck->tensors = all;
+        if (pd.count)
+            memcpy(all + ck->count, pd.tensors, pd.count * sizeof *all);
+        ck->count += pd.count;
+    }
+    free(pd.tensors);
+    ccq_parts **end = &ck->part_list;
+    while (*end)
+        end = &(*end)->next;
+    *end = pd.parts;
+    return all ? CCQ_OK : no_memory(err);
+}
+
 static ccq_code read_shard(ccq_checkpoint *ck, uint32_t shard, ccq_error *err)
 {
+    if (ck->pickled)
+        return read_pickle(ck, shard, err);
     ccq_st st;
     ccq_code code = ccq_st_read(&st, &ck->files[shard], shard, &ck->arena, err);
     if (code)
@@ -172,6 +202,18 @@ static ccq_code check_found(const ccq_checkpoint *ck, const char *index_path, cc
     return CCQ_OK;
 }
 
+/* The parts by place, once the names have their numbers. */
+static ccq_code find_parts(ccq_checkpoint *ck, ccq_error *err)
+{
+    if (!ck->part_list)
+        return CCQ_OK;
+    if (!(ck->parts = calloc(ck->count, sizeof *ck->parts)))
+        return no_memory(err);
+    for (const ccq_parts *p = ck->part_list; p; p = p->next)
+        ck->parts[ccq_names_find(&ck->names, p->name, strlen(p->name))] = p;
+    return CCQ_OK;
+}
+
 /* Reads all shards, then sorts and numbers the names. */
 static ccq_code read_shards(ccq_checkpoint *ck, const char *index_path, ccq_error *err)
 {
@@ -186,10 +228,16 @@ static ccq_code read_shards(ccq_checkpoint *ck, const char *index_path, ccq_erro
     if (ck->count > 1)
         qsort(ck->tensors, ck->count, sizeof *ck->tensors, by_name);
     ccq_names_reserve(&ck->names, ck->count);
-    for (size_t i = 0; i < ck->count; i++)
-        if (ccq_names_add(&ck->names, ck->tensors[i].name) < 0)
+    for (size_t i = 0; i < ck->count; i++) {
+        const ccq_tensor *t = &ck->tensors[i];
+        int added = ccq_names_add(&ck->names, t->name);
+        if (added < 0)
             return no_memory(err);
-    return CCQ_OK;
+        if (!added) /* only between .pdparams files */
+            return ccq_fail_name(err, CCQ_DUPLICATE, ck->files[t->shard].path, t->name,
+                                 "is in another file too");
+    }
+    return find_parts(ck, err);
 }
 
 static ccq_code open_indexed(ccq_checkpoint *ck, const char *dir, const char *index_path,
@@ -220,16 +268,47 @@ static ccq_code check_dir(const char *dir, ccq_error *err)
     return CCQ_OK;
 }
 
-/* name inside dir, without an index. */
-static ccq_code open_single(ccq_checkpoint *ck, const char *dir, const char *name, ccq_error *err)
+/* These files inside dir, without an index. */
+static ccq_code open_named(ccq_checkpoint *ck, const char *dir, char *const *names, size_t count,
+                           ccq_error *err)
 {
-    ccq_code code = alloc_shards(ck, 1, err);
+    ccq_code code = alloc_shards(ck, count, err);
+    for (size_t i = 0; i < count && !code; i++)
+        if (!(ck->shards[i].name = ccq_arena_text(&ck->arena, names[i], strlen(names[i]))))
+            code = no_memory(err);
+    if (!code)
+        code = open_shards(ck, dir, err);
+    return code ? code : read_shards(ck, NULL, err);
+}
+
+static int is_pdparams(const char *name)
+{
+    const char *suffix = ".pdparams";
+    size_t n = strlen(name), m = strlen(suffix);
+    return n > m && strcmp(name + n - m, suffix) == 0;
+}
+
+/* All .pdparams files of a directory that has no safetensors. */
+static ccq_code open_pdparams(ccq_checkpoint *ck, const char *dir, ccq_error *err)
+{
+    char **names;
+    size_t count, kept = 0;
+    ccq_code code = ccq_dir_list(dir, &names, &count, err);
     if (code)
         return code;
-    if (!(ck->shards[0].name = ccq_arena_text(&ck->arena, name, strlen(name))))
-        return no_memory(err);
-    code = open_shards(ck, dir, err);
-    return code ? code : read_shards(ck, NULL, err);
+    for (size_t i = 0; i < count; i++)
+        if (is_pdparams(names[i])) {
+            char *name = names[i]; /* swapped, not moved: the list is freed as a whole */
+            names[i] = names[kept];
+            names[kept++] = name;
+        }
+    ck->pickled = 1;
+    code = kept ? open_named(ck, dir, names, kept, err)
+                : ccq_fail_file(err, CCQ_NO_SHARD, dir,
+                                "no model.safetensors.index.json, model.safetensors or .pdparams "
+                                "file in it");
+    ccq_names_free(names, count);
+    return code;
 }
 
 ccq_code ccq_checkpoint_open(ccq_checkpoint **out, const char *dir, ccq_error *err)
@@ -239,6 +318,7 @@ ccq_code ccq_checkpoint_open(ccq_checkpoint **out, const char *dir, ccq_error *e
     if (code)
         return code;
     ccq_checkpoint *ck = calloc(1, sizeof *ck);
+    char name[] = "model.safetensors", *const names[] = {name};
     char *index = ccq_path_join(dir, "model.safetensors.index.json");
     char *single = ccq_path_join(dir, "model.safetensors");
     if (!ck || !index || !single)
@@ -246,10 +326,9 @@ ccq_code ccq_checkpoint_open(ccq_checkpoint **out, const char *dir, ccq_error *e
     else if (ccq_path_exists(index))
         code = open_indexed(ck, dir, index, ccq_path_exists(single), err);
     else if (ccq_path_exists(single))
-        code = open_single(ck, dir, "model.safetensors", err);
+        code = open_named(ck, dir, names, 1, err);
     else
-        code = ccq_fail_file(err, CCQ_NO_SHARD, dir,
-                             "neither model.safetensors.index.json nor model.safetensors in it");
+        code = open_pdparams(ck, dir, err);
     free(index);
     free(single);
     if (code)
@@ -269,7 +348,9 @@ ccq_code ccq_checkpoint_open_file(ccq_checkpoint **out, const char *path, ccq_er
         code = no_memory(err);
     if (!code && !(code = ccq_file_open(&ck->files[0], path, CCQ_NO_INPUT, err))) {
         ck->opened = 1;
-        code = read_shards(ck, NULL, err);
+        code = ccq_pd_here(&ck->files[0], &ck->pickled, err);
+        if (!code)
+            code = read_shards(ck, NULL, err);
     }
     if (code)
         ccq_checkpoint_close(ck);
@@ -340,7 +421,14 @@ ccq_code ccq_checkpoint_read(const ccq_checkpoint *ck, const ccq_tensor *t, uint
                              "read of %llu bytes from %llu in a tensor of %llu",
                              (unsigned long long)size, (unsigned long long)offset,
                              (unsigned long long)t->bytes);
-    ccq_code code = ccq_file_read(&ck->files[t->shard], t->offset + offset, dst, size, &inner);
+    const ccq_file *file = &ck->files[t->shard];
+    const ccq_parts *parts = NULL;
+    if (ck->parts) {
+        uint32_t place = ccq_names_find(&ck->names, t->name, strlen(t->name));
+        parts = place == CCQ_NO_NAME ? NULL : ck->parts[place];
+    }
+    ccq_code code = parts ? ccq_parts_read(parts, file, offset, dst, size, &inner)
+                          : ccq_file_read(file, t->offset + offset, dst, size, &inner);
     if (code) {
         char name[256];
         ccq_fail(err, code, "%.700s (while reading \"%s\")", inner.text,

@@ -13,15 +13,16 @@ typedef struct ccq_checkpoint ccq_checkpoint;
 typedef struct ccq_shard {
     const char *name;     /* file name inside the directory */
     uint64_t size;        /* bytes */
-    uint64_t header_size; /* N of the file: header bytes behind the 8-byte length */
-    uint32_t header_crc;  /* CRC-32 of those 8 + N bytes */
+    uint64_t header_size; /* N of the file: header bytes behind the 8-byte length; .pdparams: 0 */
+    uint32_t header_crc;  /* CRC-32 of those 8 + N bytes; .pdparams: 0 */
 } ccq_shard;
 
 /* dir: model.safetensors.index.json with its shards, or model.safetensors (when
- * both are there the index wins if it names that file). NO_INPUT: dir is
- * missing. NO_SHARD: neither file is there, or a shard is missing. */
+ * both are there the index wins if it names that file), or, with neither, every
+ * *.pdparams file. NO_INPUT: dir is missing. NO_SHARD: none of these is there, or
+ * a shard is missing. */
 ccq_code ccq_checkpoint_open(ccq_checkpoint **ck, const char *dir, ccq_error *err);
-/* One .safetensors file. */
+/* One .safetensors or .pdparams file; its content says which. */
 ccq_code ccq_checkpoint_open_file(ccq_checkpoint **ck, const char *path, ccq_error *err);
 /* NULL is fine. */
 void ccq_checkpoint_close(ccq_checkpoint *ck);
@@ -44,7 +45,9 @@ int ccq_checkpoint_total_size(const ccq_checkpoint *ck, uint64_t *value);
 /* "format" of the first shard's __metadata__, "" when absent. */
 const char *ccq_checkpoint_format(const ccq_checkpoint *ck);
 
-/* size bytes of the tensor's data from offset (both must lie inside it: BUG). */
+/* size bytes of the tensor's data from offset (both must lie inside it: BUG). In a
+ * .pdparams file a tensor may be stored in slices or as a text (protocol 2); a text
+ * is read fastest from front to back, and PICKLE when it is none. */
 ccq_code ccq_checkpoint_read(const ccq_checkpoint *ck, const ccq_tensor *t, uint64_t offset,
                              void *dst, uint64_t size, ccq_error *err);
 /* Size and mtime of every shard still those of opening, else CHANGED. */
@@ -79,9 +82,10 @@ ccq_code ccq_layout_finish(ccq_layout *l, ccq_error *err);
 const ccq_layout_tensor *ccq_layout_at(const ccq_layout *l, size_t i);
 size_t ccq_layout_count(const ccq_layout *l);
 size_t ccq_layout_shards(const ccq_layout *l);
-const char *ccq_layout_shard_name(const ccq_layout *l, size_t shard); /* model.safetensors or model-0000x-of-0000y */
-uint64_t ccq_layout_shard_bytes(const ccq_layout *l, size_t shard);   /* whole file */
-uint64_t ccq_layout_tensor_bytes(const ccq_layout *l);                /* all tensor data */
+/* model.safetensors, or model-0000x-of-0000y.safetensors */
+const char *ccq_layout_shard_name(const ccq_layout *l, size_t shard);
+uint64_t ccq_layout_shard_bytes(const ccq_layout *l, size_t shard); /* whole file */
+uint64_t ccq_layout_tensor_bytes(const ccq_layout *l);              /* all tensor data */
 /* The 8 + N header bytes of a shard; owned by the layout. */
 const void *ccq_layout_header(const ccq_layout *l, size_t shard, uint64_t *size);
 /* Text of model.safetensors.index.json; the caller frees it. NULL: out of memory. */

@@ -58,6 +58,7 @@
     X(ZIP)           /* malformed zip archive */                                                   \
     X(CRC)           /* checksum differs */                                                        \
     X(NPY)           /* malformed npy header, or a type or order that is not read */               \
+    X(PICKLE)        /* malformed pickle (.pdparams) */                                            \
     X(REFERENCE)     /* a reference or token file whose members do not fit together */             \
     /* the rest */                                                                                 \
     X(USAGE)         /* the caller asked for something impossible */                               \
