@@ -154,15 +154,18 @@ static void attend_task(void *ctx, size_t i, int worker)
 static void attention(ccq_session *s)
 {
     const ccq_arch *a = s->m->arch;
-    int64_t d = a->head_dim, nq = a->heads * d, ld = nq + 2 * a->kv_heads * d, blocks = 0;
+    int64_t d = a->head_dim, nq = a->heads * d, ld = nq + 2 * a->kv_heads * d, blocks = 0, work = 0;
     ccq_product qkv = {&s->now->qkv.w, s->h, a->hidden, s->rows, s->qkv, ld};
     ccq_product o = {&s->now->o.w, s->o, ld, s->rows, s->t, a->hidden};
 
     ccq_products(s, &qkv, 1, s->m->bf16);
     ccq_on_rows(s, s->rows, rope_rows);
-    for (size_t i = 0; i < s->span_count; i++)
-        blocks += attend_blocks(s->spans[i].rows);
-    ccq_pool_run(s->m->options.pool, (size_t)(blocks * a->kv_heads), attend_task, s);
+    for (size_t i = 0; i < s->span_count; i++) {
+        const ccq_span *p = &s->spans[i];
+        blocks += attend_blocks(p->rows);
+        work += 2 * p->rows * (s->length[p->slot] + p->rows) * nq;
+    }
+    ccq_tasks(s, blocks * a->kv_heads, work, attend_task, s);
     ccq_products(s, &o, 1, s->m->bf16);
 }
 

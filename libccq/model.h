@@ -90,6 +90,8 @@ void ccq_products(ccq_session *s, const ccq_product *p, size_t count, int bf16);
 /* Calls fn(s, r0, r1) for blocks of the step's rows on the pool. */
 typedef void (*ccq_rows_fn)(ccq_session *s, int64_t r0, int64_t r1, int worker);
 void ccq_on_rows(ccq_session *s, int64_t rows, ccq_rows_fn fn);
+/* Tasks of so many multiply-adds together: on the pool when that is worth it. */
+void ccq_tasks(const ccq_session *s, int64_t tasks, int64_t work, ccq_pool_fn fn, void *ctx);
 /* t = experts(h) + shared(h) of the layer at work. NONFINITE as ccq_session_step. */
 ccq_code ccq_moe(ccq_session *s, ccq_error *err);
 /* t = dense(h), or the shared expert of a MoE layer. */

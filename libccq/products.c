@@ -9,6 +9,9 @@
  * tasks that are whole blocks decode no panel twice. */
 enum { TASK_ROWS = 384, TASK_COLUMNS = 64 };
 
+/* Multiply-adds below which one thread is done before a second has woken up. */
+enum { SMALL_WORK = 1 << 18 };
+
 static int64_t ceil_div(int64_t a, int64_t b)
 {
     return (a + b - 1) / b;
@@ -36,7 +39,19 @@ void ccq_on_rows(ccq_session *s, int64_t rows, ccq_rows_fn fn)
 {
     row_work w = {s, rows, fn};
 
-    ccq_pool_run(s->m->options.pool, (size_t)ceil_div(rows, ROW_BLOCK), row_task, &w);
+    if (rows <= ROW_BLOCK)
+        fn(s, 0, rows, 0); /* waking a thread takes longer */
+    else
+        ccq_pool_run(s->m->options.pool, (size_t)ceil_div(rows, ROW_BLOCK), row_task, &w);
+}
+
+void ccq_tasks(const ccq_session *s, int64_t tasks, int64_t work, ccq_pool_fn fn, void *ctx)
+{
+    if (work >= SMALL_WORK)
+        ccq_pool_run(s->m->options.pool, (size_t)tasks, fn, ctx);
+    else
+        for (int64_t i = 0; i < tasks; i++)
+            fn(ctx, (size_t)i, 0);
 }
 
 /* ---- Products in chain order ----------------------------------------------- */
@@ -85,12 +100,14 @@ static int64_t task_columns(const product_work *k)
 
 static void products_chain(product_work *k)
 {
-    int64_t tasks = 0;
+    int64_t tasks = 0, work = 0;
 
     k->columns = task_columns(k);
-    for (size_t i = 0; i < k->count; i++)
+    for (size_t i = 0; i < k->count; i++) {
         tasks += tasks_of(&k->p[i], k->columns);
-    ccq_pool_run(k->s->m->options.pool, (size_t)tasks, product_task, k);
+        work += k->p[i].rows * k->p[i].w->k * k->p[i].w->n;
+    }
+    ccq_tasks(k->s, tasks, work, product_task, k);
 }
 
 /* ---- Products by OpenBLAS ---------------------------------------------------- */
