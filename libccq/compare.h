@@ -1,5 +1,5 @@
-/* Statistics of our logits against a base, and thresholds on them. Formulas:
- * docs/design.md, "Comparison"; labels of llama-perplexity are the tool's. */
+/* Statistics of our logits against a base, and thresholds on them. Names and units:
+ * docs/ccq-run.1; labels of llama-perplexity are the tool's. */
 #ifndef CCQ_LIBCCQ_COMPARE_H
 #define CCQ_LIBCCQ_COMPARE_H
 
