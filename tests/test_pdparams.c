@@ -308,8 +308,9 @@ static void check_directory(void)
     free(have);
     ccq_checkpoint_close(ck);
     shell("cp %s/good/tensor-2.pdparams %s/d/c.pdparams", root, root);
-    CHECK(ccq_checkpoint_open(&ck, at("d"), &err) == CCQ_DUPLICATE && strstr(err.text, "c.pdparams"),
-          "a name in two files: %s", err.text);
+    ccq_code code = ccq_checkpoint_open(&ck, at("d"), &err);
+    CHECK(code == CCQ_DUPLICATE && strstr(err.text, "c.pdparams"), "a name in two files: %s",
+          err.text);
     CHECK(ccq_checkpoint_open(&ck, at("e"), &err) == CCQ_NO_SHARD, "empty directory");
     shell("cp %s/bad/text.pdparams %s/e/", root, root);
     CHECK(ccq_checkpoint_open(&ck, at("e"), &err) == CCQ_PICKLE, "no pickle: %s", err.text);

@@ -5,9 +5,9 @@ usage: make_pdparams.py DIRECTORY [MODEL.safetensors]
 
 Prints one line a file: kind, expected code, path, offset that the message must name (or
 -), reason; tab-separated. kind: file is opened; dir: a directory with nothing but the
-file; late opens, and the code is that of reading. Beside a good file stands FILE.want: crc32, dtype, shape and name of every tensor,
-sorted by name. With a model, its tensors are also written as model/protocolN.pdparams,
-N = 2, 3, 4: BF16 as uint16, as paddle.save does it.
+file; late opens, and the code is that of reading. Beside a good file stands FILE.want:
+crc32, dtype, shape and name of every tensor, sorted by name. With a model, its tensors are
+also written as model/protocolN.pdparams, N = 2, 3, 4: BF16 as uint16, as paddle.save does.
 Standard library only: numpy's arrays are stood in for by classes that pickle the same.
 """
 import io
