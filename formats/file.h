@@ -58,7 +58,8 @@ typedef struct ccq_out ccq_out;
  * An OUT that is not empty is EXISTS, unless overwrite and it holds a
  * checkpoint (a config.json) or an unfinished one (.ccq or safetensors). */
 ccq_code ccq_stage_open(ccq_stage **stage, const char *out_dir, int overwrite, ccq_error *err);
-/* A staged file of exactly size bytes (fallocate where the file system can). */
+/* A staged file of exactly size bytes (fallocate where the file system can). name is a
+ * plain file name, or "rankN/" and one: the directory is made and committed with it. */
 ccq_code ccq_stage_create(ccq_stage *stage, const char *name, uint64_t size, ccq_out **out,
                           ccq_error *err);
 ccq_code ccq_out_write(ccq_out *out, uint64_t offset, const void *data, uint64_t size,
@@ -73,7 +74,7 @@ ccq_code ccq_stage_put(ccq_stage *stage, const char *name, const void *data, siz
 ccq_code ccq_stage_copy(ccq_stage *stage, const char *from_path, const char *name, uint32_t *crc,
                         ccq_error *err);
 /* With overwrite: removes the old config.json first, then the other files of
- * the old checkpoint. Then renames everything staged in the order it was
+ * the old checkpoint, its rank directories included. Then renames everything staged in the order it was
  * created, config.json last, syncs the directory and removes .ccq. Frees the
  * stage when OK; on failure call ccq_stage_abandon. */
 ccq_code ccq_stage_commit(ccq_stage *stage, ccq_error *err);

@@ -120,6 +120,12 @@ ccq_code ccq_pwrite_all(int fd, const char *path, uint64_t offset, const void *d
 ccq_code ccq_sync_dir(const char *path, ccq_error *err);
 /* The directory part of a path ("." when it has none), malloc'd; NULL when out of memory. */
 char *ccq_path_parent(const char *path);
+/* May what OUT holds be replaced? EXISTS when not: it is not empty and overwrite is 0, or
+ * there is no checkpoint in it, or a rank directory with other files. */
+ccq_code ccq_old_check(const char *out, int overwrite, ccq_error *err);
+/* Removes config.json first (from then on nothing opens the directory), then the other
+ * files of the old checkpoint and its rank directories. */
+ccq_code ccq_old_clear(const char *out, ccq_error *err);
 /* A new file under a name of its own beside path; *tmp is malloc'd. path must be absent or
  * a regular file. */
 ccq_code ccq_temp_open(const char *path, char **tmp, int *fd, ccq_error *err);

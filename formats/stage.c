@@ -44,18 +44,37 @@ static ccq_code no_memory(ccq_error *err)
     return ccq_fail(err, CCQ_NO_MEMORY, "out of memory");
 }
 
-static int ends_with(const char *s, const char *end)
+/* Length of the "rankN" in "rankN/NAME" when NAME is a plain file name; else 0. */
+static size_t rank_part(const char *name)
 {
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && strcmp(s + n - m, end) == 0;
+    size_t n = 4;
+    if (strncmp(name, "rank", 4) != 0)
+        return 0;
+    while (name[n] >= '0' && name[n] <= '9')
+        n++;
+    return n > 4 && name[n] == '/' && ccq_name_is_plain(name + n + 1, strlen(name + n + 1)) ? n : 0;
 }
 
-/* Files of a checkpoint that a new one must not leave beside itself. */
-static int is_checkpoint_file(const char *name)
+/* The directory of a staged name inside base: base itself, or its rank directory. */
+static char *directory_of(const char *base, const char *name)
 {
-    return ends_with(name, ".safetensors") || ends_with(name, ".safetensors.index.json") ||
-           ends_with(name, ".pdparams") || strcmp(name, "ccq_manifest.json") == 0 ||
-           strcmp(name, "ccq_recipe.json") == 0 || strcmp(name, "SHA256SUMS") == 0;
+    char rank[64];
+    size_t n = rank_part(name);
+    if (!n)
+        return strdup(base);
+    snprintf(rank, sizeof rank, "%.*s", (int)n, name);
+    return ccq_path_join(base, rank);
+}
+
+/* Creates it where it is a rank directory. */
+static ccq_code make_directory(const char *base, const char *name, ccq_error *err)
+{
+    char *path = directory_of(base, name);
+    ccq_code code = path ? CCQ_OK : no_memory(err);
+    if (!code && rank_part(name) && mkdir(path, 0777) != 0 && errno != EEXIST)
+        code = ccq_fail_errno(err, CCQ_CREATE, path, "cannot create", errno);
+    free(path);
+    return code;
 }
 
 static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *where)
@@ -89,8 +108,13 @@ void ccq_stage_abandon(ccq_stage *s)
         return;
     for (size_t i = 0; i < s->count; i++) {
         char *path = s->entries[i].renamed ? ccq_path_join(s->out, s->entries[i].name) : NULL;
+        char *dir = path && rank_part(s->entries[i].name)
+                        ? directory_of(s->out, s->entries[i].name) : NULL;
         if (path)
             unlink(path);
+        if (dir)
+            rmdir(dir); /* with the last of its files */
+        free(dir);
         free(path);
     }
     if (s->made_work)
@@ -98,31 +122,6 @@ void ccq_stage_abandon(ccq_stage *s)
     if (s->made_out)
         rmdir(s->out);
     free_stage(s);
-}
-
-/* May a directory that is not empty be replaced? */
-static ccq_code check_old(const char *out, int overwrite, ccq_error *err)
-{
-    char **names;
-    size_t count;
-    int checkpoint = 0, unfinished = 0;
-    ccq_code code = ccq_dir_list(out, &names, &count, err);
-    if (code)
-        return code;
-    for (size_t i = 0; i < count; i++) {
-        checkpoint |= strcmp(names[i], "config.json") == 0;
-        unfinished |= strcmp(names[i], ".ccq") == 0 || ends_with(names[i], ".safetensors");
-    }
-    ccq_names_free(names, count);
-    if (!count || (overwrite && (checkpoint || unfinished)))
-        return CCQ_OK;
-    if (overwrite)
-        return ccq_fail_file(err, CCQ_EXISTS, out,
-                             "not empty and holds no checkpoint: nothing in it is replaced");
-    return ccq_fail_file(err, CCQ_EXISTS, out, "%s (--overwrite replaces it)",
-                         checkpoint   ? "holds a checkpoint"
-                         : unfinished ? "holds an unfinished checkpoint"
-                                      : "exists and is not empty");
 }
 
 static ccq_code make_out(ccq_stage *s, ccq_error *err)
@@ -144,7 +143,7 @@ static ccq_code make_out(ccq_stage *s, ccq_error *err)
         return ccq_fail_errno(err, CCQ_CREATE, s->out, "cannot create", bad);
     if (stat(s->out, &st) != 0 || !S_ISDIR(st.st_mode))
         return ccq_fail_file(err, CCQ_EXISTS, s->out, "exists and is not a directory");
-    return check_old(s->out, s->overwrite, err);
+    return ccq_old_check(s->out, s->overwrite, err);
 }
 
 /* OUT/.ccq, locked. Where flock does not work the run goes on without it. */
@@ -240,7 +239,7 @@ ccq_code ccq_stage_create(ccq_stage *s, const char *name, uint64_t size, ccq_out
                           ccq_error *err)
 {
     *out = NULL;
-    if (!ccq_name_is_plain(name, strlen(name)) || size > INT64_MAX)
+    if ((!ccq_name_is_plain(name, strlen(name)) && !rank_part(name)) || size > INT64_MAX)
         return ccq_fail_file(err, CCQ_BUG, s->out, "staged file with a bad name or size");
     ccq_out *o = calloc(1, sizeof *o);
     if (!o)
@@ -251,6 +250,8 @@ ccq_code ccq_stage_create(ccq_stage *s, const char *name, uint64_t size, ccq_out
     o->size = size;
     ccq_code code =
         (o->path = ccq_path_join(s->stage, name)) ? add_entry(s, name, err) : no_memory(err);
+    if (!code)
+        code = make_directory(s->stage, name, err);
     if (!code && (o->fd = open(o->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666)) < 0)
         code = errno == EEXIST ? ccq_fail_file(err, CCQ_BUG, o->path, "staged twice")
                                : ccq_fail_errno(err, CCQ_CREATE, o->path, "cannot create", errno);
@@ -345,37 +346,10 @@ ccq_code ccq_stage_copy(ccq_stage *s, const char *from_path, const char *name, u
     return code;
 }
 
-static ccq_code remove_old(const char *out, const char *name, ccq_error *err)
-{
-    char *path = ccq_path_join(out, name);
-    ccq_code code = path ? CCQ_OK : no_memory(err);
-    if (path && unlink(path) != 0 && errno != ENOENT)
-        code = ccq_fail_errno(err, CCQ_CREATE, path, "cannot remove the old file", errno);
-    free(path);
-    return code;
-}
-
-/* From the removal of config.json on nothing opens the directory. */
-static ccq_code clear_old(ccq_stage *s, ccq_error *err)
-{
-    char **names;
-    size_t count;
-    ccq_code code = remove_old(s->out, "config.json", err);
-    if (code || (code = ccq_sync_dir(s->out, err)))
-        return code;
-    if ((code = ccq_dir_list(s->out, &names, &count, err)))
-        return code;
-    for (size_t i = 0; i < count && !code; i++)
-        if (is_checkpoint_file(names[i]))
-            code = remove_old(s->out, names[i], err);
-    ccq_names_free(names, count);
-    return code;
-}
-
 static ccq_code move_entry(ccq_stage *s, entry *e, ccq_error *err)
 {
     char *from = ccq_path_join(s->stage, e->name), *to = ccq_path_join(s->out, e->name);
-    ccq_code code = from && to ? CCQ_OK : no_memory(err);
+    ccq_code code = from && to ? make_directory(s->out, e->name, err) : no_memory(err);
     if (!code && rename(from, to) != 0)
         code = ccq_fail_errno(err, CCQ_CREATE, to, "cannot rename into place", errno);
     e->renamed = !code;
@@ -384,13 +358,31 @@ static ccq_code move_entry(ccq_stage *s, entry *e, ccq_error *err)
     return code;
 }
 
-/* All but config.json (last = 0), or config.json alone; then the directory is synced. */
+/* The rank directory of an entry, at the first of its files that follow each other. */
+static ccq_code sync_rank(const ccq_stage *s, size_t i, ccq_error *err)
+{
+    const char *name = s->entries[i].name;
+    size_t n = rank_part(name);
+    if (!n || (i && strncmp(s->entries[i - 1].name, name, n + 1) == 0))
+        return CCQ_OK;
+    char *dir = directory_of(s->out, name);
+    ccq_code code = dir ? ccq_sync_dir(dir, err) : no_memory(err);
+    free(dir);
+    return code;
+}
+
+/* All but config.json (last = 0), or config.json alone; then the directories are synced. */
 static ccq_code move_entries(ccq_stage *s, int last, ccq_error *err)
 {
     for (size_t i = 0; i < s->count; i++) {
         if ((strcmp(s->entries[i].name, "config.json") == 0) != last)
             continue;
         ccq_code code = move_entry(s, &s->entries[i], err);
+        if (code)
+            return code;
+    }
+    for (size_t i = 0; !last && i < s->count; i++) {
+        ccq_code code = sync_rank(s, i, err);
         if (code)
             return code;
     }
@@ -413,7 +405,7 @@ ccq_code ccq_stage_commit(ccq_stage *s, ccq_error *err)
             return ccq_fail_name(err, CCQ_BUG, s->out, s->entries[i].name,
                                  "committed before it was closed");
     if (s->overwrite)
-        code = clear_old(s, err);
+        code = ccq_old_clear(s->out, err);
     if (!code)
         code = move_entries(s, 0, err);
     if (!code && s->made_out)

@@ -162,6 +162,63 @@ static void test_overwrite(void)
 }
 
 /* Killed while it wrote: refused without overwrite, cleaned with it. */
+static void put_ranks(ccq_stage *s)
+{
+    ccq_error err = {0};
+    CHECK(!ccq_stage_put(s, "rank0/model.safetensors", "zero", 4, &err), "%s", err.text);
+    CHECK(!ccq_stage_put(s, "rank1/model.safetensors", "one", 3, &err), "%s", err.text);
+    CHECK(!ccq_stage_put(s, "config.json", "{}", 2, &err), "%s", err.text);
+}
+
+/* Directories of ranks come and go with the checkpoint; other files in them keep it. */
+static void test_ranks(void)
+{
+    ccq_error err = {0};
+    char out[512]; /* at() turns through four buffers */
+    snprintf(out, sizeof out, "%s", at("ranks"));
+    ccq_stage *s = open_stage(out, 0);
+    ccq_out *o = NULL;
+    put_ranks(s);
+    CHECK(ccq_stage_create(s, "rank/x", 1, &o, &err) == CCQ_BUG, "no number");
+    CHECK(ccq_stage_create(s, "rank1/../x", 1, &o, &err) == CCQ_BUG, "a path");
+    CHECK(ccq_stage_create(s, "other1/x", 1, &o, &err) == CCQ_BUG, "another directory");
+    CHECK(strcmp(list(out), ".ccq") == 0, "before the commit: %s", list(out));
+    REQUIRE(!ccq_stage_commit(s, &err), "%s", err.text);
+    CHECK(strcmp(list(out), "config.json rank0 rank1") == 0, "%s", list(out));
+    CHECK(file_is(at("ranks/rank1/model.safetensors"), "one"), "content");
+
+    write_file(at("ranks/rank1/mine.txt"), "mine");
+    CHECK(ccq_stage_open(&s, out, 1, &err) == CCQ_EXISTS, "a file that is not ours: %s", err.text);
+    CHECK(strcmp(list(at("ranks/rank1")), "mine.txt model.safetensors") == 0, "nothing is gone");
+    unlink(at("ranks/rank1/mine.txt"));
+    CHECK(!symlink(at("ranks/rank0"), at("ranks/rank2")), "symlink");
+    CHECK(ccq_stage_open(&s, out, 1, &err) == CCQ_EXISTS, "a link: %s", err.text);
+    unlink(at("ranks/rank2"));
+
+    s = open_stage(out, 1);
+    CHECK(!ccq_stage_put(s, "config.json", "{1}", 3, &err), "%s", err.text);
+    REQUIRE(!ccq_stage_commit(s, &err), "%s", err.text);
+    CHECK(strcmp(list(out), "config.json") == 0, "old ranks stay: %s", list(out));
+
+    s = open_stage(at("ranks2"), 0);
+    put_ranks(s);
+    ccq_stage_abandon(s);
+    CHECK(access(at("ranks2"), F_OK) != 0, "abandoned");
+}
+
+/* A commit that fails half way takes the rank directories back. */
+static void test_failed_ranks(void)
+{
+    ccq_error err = {0};
+    ccq_stage *s = open_stage(at("ranks3"), 0);
+    put_ranks(s);
+    REQUIRE(!mkdir(at("ranks3/rank1"), 0777) && !mkdir(at("ranks3/rank1/model.safetensors"), 0777),
+            "mkdir");
+    CHECK(ccq_stage_commit(s, &err) == CCQ_CREATE, "%s", err.text);
+    ccq_stage_abandon(s);
+    CHECK(strcmp(list(at("ranks3")), "rank1") == 0, "left: %s", list(at("ranks3")));
+}
+
 static void test_killed(void)
 {
     ccq_stage *s;
@@ -249,6 +306,8 @@ int main(void)
     test_abandon();
     test_refusals();
     test_overwrite();
+    test_ranks();
+    test_failed_ranks();
     test_killed();
     test_lock();
     test_misuse();
