@@ -175,7 +175,7 @@ void ccq_compare_router(ccq_compare *c, const int32_t *ours, const int32_t *base
         uint64_t equal = (uint64_t)same_set(ours + (int64_t)i * k, base + (int64_t)i * k, k);
         c->routes++;
         c->routes_equal += equal;
-        if (margin[i] >= clear_margin) {
+        if (!(margin[i] < clear_margin)) { /* NaN hides nothing */
             c->routes_clear++;
             c->routes_clear_equal += equal;
         }
@@ -191,7 +191,7 @@ size_t ccq_compare_greedy(ccq_compare *c, const int32_t *ours, const int32_t *ba
         same++;
     c->greedy += same + (same < count);
     c->greedy_equal += same;
-    c->greedy_clear += same + (same < count && gap[same] >= clear_gap);
+    c->greedy_clear += same + (same < count && !(gap[same] < clear_gap));
     c->greedy_clear_equal += same;
     return same;
 }

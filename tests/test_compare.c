@@ -134,6 +134,7 @@ static void check_agreement(ccq_pool *pool)
     const int32_t ours[] = {1, 2, 3, 4, 5, 6}, base[] = {2, 1, 3, 5, 6, 5};
     const float margin[] = {1, 1e-5f, 1e-4f}, gap[] = {1, 1, 1e-4f, 1};
     const int32_t mine[] = {7, 8, 9, 1}, theirs[] = {7, 8, 1, 1};
+    const float nan = NAN, nans[] = {NAN, NAN, NAN};
     ccq_compare *c;
     ccq_stats s;
     ccq_error err;
@@ -147,6 +148,12 @@ static void check_agreement(ccq_pool *pool)
     CHECK(value(&s, "router_agreement_clear") == 1, "the unclear one is left out");
     CHECK(near(value(&s, "greedy_agreement"), 6. / 7), "six of seven compared");
     CHECK(value(&s, "greedy_agreement_clear") == 1, "a small gap ends without counting");
+    ccq_compare_router(c, ours + 4, base + 3, &nan, 1, 2); /* {5, 6} and {5, 6} */
+    ccq_compare_router(c, ours, base + 2, &nan, 1, 2);     /* {1, 2} and {3, 5} */
+    ccq_compare_greedy(c, mine, theirs + 1, nans, 3);
+    REQUIRE(!ccq_compare_stats(c, &s, &err), "%s", err.text);
+    CHECK(value(&s, "router_agreement_clear") == 3. / 4, "a margin of NaN counts");
+    CHECK(near(value(&s, "greedy_agreement_clear"), 6. / 7), "a gap of NaN counts");
     ccq_compare_close(c);
 }
 

@@ -122,6 +122,8 @@ static void rest(const run *r)
     printf("Rows                     : %.0f\n", value(r, CCQ_FIG_rows));
     printf("Rows with a next token   : %.0f\n", value(r, CCQ_FIG_target_rows));
     printf("Valid vocabulary         : %" PRId64 "\n", r->valid_compare);
+    if (r->o->rounding == CCQ_ROUND_NONE)
+        printf("Wint2 rounding           : none, not the weights that are served\n");
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
         ccq_figure f = lines[i].figure;
         double v = value(r, f);
