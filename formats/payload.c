@@ -17,24 +17,45 @@ typedef struct decoder {
     unsigned char *dst;
 } decoder;
 
+/* Decodes at most count characters of buf[*at..n), stops before one that is cut off or
+ * wrong. dst takes them, or with step 0 is a byte that is written over. No branch depends on
+ * a good character: weights are noise, and half the guesses would be wrong. */
+static uint64_t run(const unsigned char *buf, size_t n, size_t *at, unsigned char *dst, int step,
+                    uint64_t count)
+{
+    size_t i = *at;
+    uint64_t k = 0;
+    for (; k < count && i < n; k++) {
+        unsigned c = buf[i], next = i + 1 < n ? buf[i + 1] : 0, wide = c >> 7;
+        if (wide & (((c & 0xfe) != 0xc2) | ((next & 0xc0) != 0x80)))
+            break;
+        unsigned mask = 0u - wide;
+        *dst = (unsigned char)((c & ~mask) | (((c & 3) << 6 | (next & 0x3f)) & mask));
+        dst += step;
+        i += 1 + wide;
+    }
+    *at = i;
+    return k;
+}
+
 /* Decodes from buf (n bytes, those at pos); returns how many it used. 0: no character. */
 static size_t decode(decoder *d, const unsigned char *buf, size_t n)
 {
     size_t i = 0;
     while (i < n && d->done < d->end) {
-        unsigned c = buf[i], wide = c >> 7;
+        unsigned char skipped;
+        int wanted = d->done >= d->begin;
+        uint64_t stop = (d->done / CCQ_LATIN1_STEP + 1) * CCQ_LATIN1_STEP, got;
         if (d->done % CCQ_LATIN1_STEP == 0)
             atomic_store_explicit(&d->part->place[d->done / CCQ_LATIN1_STEP], d->pos + i,
                                   memory_order_relaxed);
-        if (wide) {
-            if (i + 1 == n || (c & 0xfe) != 0xc2 || (buf[i + 1] & 0xc0) != 0x80)
-                break;
-            c = (c & 3) << 6 | (buf[i + 1] & 0x3f);
-        }
-        if (d->done >= d->begin)
-            d->dst[d->done - d->begin] = (unsigned char)c;
-        d->done++;
-        i += 1 + wide;
+        if (stop > (wanted ? d->end : d->begin))
+            stop = wanted ? d->end : d->begin;
+        got = run(buf, n, &i, wanted ? d->dst + (d->done - d->begin) : &skipped, wanted,
+                  stop - d->done);
+        d->done += got;
+        if (!got)
+            break;
     }
     return i;
 }
