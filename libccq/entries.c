@@ -2,6 +2,8 @@
  * stored, and whether its parts fit. Shapes against config.json: arch.c. */
 #include "libccq/internal.h"
 
+#include "kernels/encode.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -174,7 +176,8 @@ static ccq_code settle_wint2(opening *o, ccq_entry *e)
     e->n = (int64_t)q->shape[1];
     if (e->k % 128)
         return fail_tensor(o, q, CCQ_SHAPE_RULE,
-                           "K is not a multiple of 128: wint2 packs two 64-row scale groups per byte");
+                           "K is not a multiple of 128: wint2 packs two 64-row scale groups "
+                           "per byte");
     code = want(o, e->weight_scale, CCQ_DT_U8, e->k / 128, e->n);
     if (!code)
         code = want(o, e->super_scales, CCQ_DT_BF16, e->n, 0);
@@ -183,13 +186,28 @@ static ccq_code settle_wint2(opening *o, ccq_entry *e)
     return code ? code : want(o, e->code_zp, CCQ_DT_F32, e->n, 0);
 }
 
+/* [K, N] with a scale for each block of 128 x 128, fewer at the edges. */
+static ccq_code settle_fp8(opening *o, ccq_entry *e)
+{
+    const ccq_tensor *q = e->piece[0].tensor;
+    if (q->rank != 2 || q->shape[0] > INT32_MAX || q->shape[1] > INT32_MAX || q->bytes == 0)
+        return fail_tensor(o, q, CCQ_SHAPE, "wanted [K, N]");
+    e->type = CCQ_TYPE_FP8;
+    e->k = (int64_t)q->shape[0];
+    e->n = (int64_t)q->shape[1];
+    ccq_code code = want(o, q, CCQ_DT_I8, e->k, e->n);
+    return code ? code
+                : want(o, e->weight_scale, CCQ_DT_F32, (e->k + CCQ_FP8_BLOCK - 1) / CCQ_FP8_BLOCK,
+                       (e->n + CCQ_FP8_BLOCK - 1) / CCQ_FP8_BLOCK);
+}
+
 /* wint8 [N, K] or wint4 [N/2, K]; N is that of the scales. */
 static ccq_code settle_weight_only(opening *o, ccq_entry *e)
 {
     const ccq_tensor *q = e->piece[0].tensor, *s = e->weight_scale;
     ccq_code code;
     if (s->dtype == CCQ_DT_F32 && s->rank == 2)
-        return fail_tensor(o, q, CCQ_UNSUPPORTED, "block_wise_fp8 is not read");
+        return settle_fp8(o, e);
     if (s->rank != 1 || s->shape[0] > INT32_MAX || q->rank != 2 || q->shape[1] > INT32_MAX ||
         q->bytes == 0)
         return fail_tensor(o, q, CCQ_SHAPE, "wanted [N, K] or [N/2, K] with scales [N]");

@@ -1,6 +1,7 @@
 #include "libccq/inspect.h"
 
 #include "kernels/convert.h"
+#include "kernels/encode.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -55,12 +56,16 @@ const char *ccq_part_granularity(const ccq_layer_part *part)
         return "pp_acc";
     if (part->types && (part->types & ~channel) == 0)
         return "per_channel";
-    return part->types & (channel | 1u << CCQ_TYPE_WINT2) ? "mixed" : "none";
+    if (part->types == 1u << CCQ_TYPE_FP8)
+        return "block_wise";
+    return part->types & (channel | 1u << CCQ_TYPE_WINT2 | 1u << CCQ_TYPE_FP8) ? "mixed" : "none";
 }
 
 int ccq_part_group_size(const ccq_layer_part *part)
 {
-    return part->types == 1u << CCQ_TYPE_WINT2 ? CCQ_GROUP : 0;
+    return part->types == 1u << CCQ_TYPE_WINT2  ? CCQ_GROUP
+           : part->types == 1u << CCQ_TYPE_FP8 ? CCQ_FP8_BLOCK
+                                               : 0;
 }
 
 int ccq_layer_same(const ccq_layer_row *a, const ccq_layer_row *b)
@@ -331,8 +336,9 @@ ccq_code ccq_detail_make(ccq_detail *d, const ccq_source *src, const ccq_entry *
         break;
     case CCQ_TYPE_WINT8:
     case CCQ_TYPE_WINT4:
+    case CCQ_TYPE_FP8:
         code = each_window(d, src, e->piece[0].tensor,
-                           e->type == CCQ_TYPE_WINT8 ? take_bytes : take_nibbles, err);
+                           e->type == CCQ_TYPE_WINT4 ? take_nibbles : take_bytes, err);
         if (!code)
             code = each_window(d, src, e->weight_scale, take_values, err);
         break;

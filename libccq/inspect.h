@@ -38,10 +38,11 @@ typedef struct ccq_layer_part {
 
 /* "wint2"; "bf16+wint8" where types are mixed. out holds 32 bytes. */
 const char *ccq_part_type(const ccq_layer_part *part, char *out, size_t size);
-/* "pp_acc" (wint2), "per_channel" (wint4, wint8), "none" (not quantized), "mixed". */
+/* "pp_acc" (wint2), "per_channel" (wint4, wint8), "block_wise" (block_wise_fp8), "none"
+ * (not quantized), "mixed". */
 const char *ccq_part_granularity(const ccq_layer_part *part);
-/* Rows that share a scale: 64 (wint2); 0 where one scale serves a whole column,
- * without scales, and where types are mixed. */
+/* Rows that share a scale: 64 (wint2), 128 (block_wise_fp8); 0 where one scale
+ * serves a whole column, without scales, and where types are mixed. */
 int ccq_part_group_size(const ccq_layer_part *part);
 
 typedef struct ccq_layer_row {
@@ -85,7 +86,8 @@ typedef struct ccq_detail {
     const ccq_tensor *tensor[CCQ_DETAIL_TENSORS]; /* as stored: weight or pieces, then scales */
     int tensors;
     ccq_values values; /* weight_scale (wint8, wint4), super_scales (wint2), else the weights */
-    uint64_t code[256]; /* wint2: bytes; wint8: q + 128; wint4: q + 8 (16 used) */
+    uint64_t code[256]; /* wint2: bytes; wint8: q + 128; wint4: q + 8 (16 used);
+                           block_wise_fp8: e4m3fn */
     uint64_t local[16]; /* wint2: local scales */
     int32_t v_min, v_max; /* wint2: over all 256 bytes of all lines */
     ccq_line_use *line;   /* wint2: distinct lines, the most used first */

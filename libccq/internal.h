@@ -32,6 +32,8 @@ typedef enum ccq_naming { CCQ_NAME_UNKNOWN, CCQ_NAME_KNOWN, CCQ_NAME_MTP } ccq_n
 ccq_naming ccq_name_parse(const char *name, ccq_slot *slot);
 /* The Paddle name of the tensor (as ccq_entry.name); size bytes at out. */
 void ccq_name_write(const ccq_slot *slot, char *out, size_t size);
+/* The torch name of an entry, or of a part of it (as ccq_slot.part). */
+void ccq_name_torch(const ccq_entry *e, int part, char *out, size_t size);
 /* Model order: <0, 0, >0. Parts and suffixes do not count. */
 int ccq_slot_compare(const ccq_slot *a, const ccq_slot *b);
 

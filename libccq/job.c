@@ -11,8 +11,6 @@
 #include <time.h>
 #include <zlib.h>
 
-enum { WINDOW = 16 << 20 }; /* bytes of a copied tensor held at once */
-
 typedef struct job {
     const ccq_plan *plan;
     ccq_engine engine;
@@ -46,9 +44,10 @@ static ccq_code open_shard(job *j, uint32_t shard, ccq_error *err)
 }
 
 /* Bytes of a tensor in ascending order; last: there are no more of them. */
-static ccq_code put(job *j, size_t tensor, uint64_t offset, const void *data, uint64_t size,
+static ccq_code put(void *ctx, size_t tensor, uint64_t offset, const void *data, uint64_t size,
                     int last, ccq_error *err)
 {
+    job *j = ctx;
     const ccq_layout_tensor *t = ccq_layout_at(j->plan->layout, tensor);
     ccq_code code = j->out[t->shard] ? CCQ_OK : open_shard(j, t->shard, err);
     if (code)
@@ -72,57 +71,6 @@ static ccq_code quantize(job *j, const ccq_action *a, ccq_outcome *outcome, ccq_
     return code;
 }
 
-/* Router and bias: small, whole. */
-static ccq_code copy_f32(job *j, const ccq_action *a, ccq_error *err)
-{
-    float *x = malloc(a->bytes_out ? (size_t)a->bytes_out : 1);
-    if (!x)
-        return no_memory(err);
-    ccq_code code = ccq_source_read_f32(j->plan->src, a->entry, x, err);
-    if (!code)
-        code = put(j, a->tensor[0], 0, x, a->bytes_out, 1, err);
-    free(x);
-    return code;
-}
-
-/* One stored tensor in Paddle order: any run of its rows can be read alone. */
-static int plain(const ccq_entry *e)
-{
-    return e->pieces == 1 && !e->piece[0].transposed;
-}
-
-int64_t ccq_copy_rows(const ccq_entry *e)
-{
-    uint64_t row = 2 * (uint64_t)e->n;
-    int64_t rows = row && row < WINDOW ? (int64_t)(WINDOW / row) : 1;
-    return !plain(e) || rows > e->k ? e->k : rows;
-}
-
-/* Rows through a window; what has to be joined or transposed goes whole. */
-static ccq_code copy_bf16(job *j, const ccq_action *a, ccq_error *err)
-{
-    const ccq_entry *e = a->entry;
-    uint64_t row = 2 * (uint64_t)e->n;
-    int64_t rows = ccq_copy_rows(e), k0 = 0;
-    uint16_t *x = malloc((size_t)((uint64_t)rows * row) + 1);
-    ccq_code code = x ? CCQ_OK : no_memory(err);
-    while (!code) {
-        int64_t kc = e->k - k0 < rows ? e->k - k0 : rows;
-        code = plain(e) ? ccq_source_read_rows(j->plan->src, e, k0, kc, x, err)
-                        : ccq_source_read_bf16(j->plan->src, e, x, err);
-        if (!code)
-            code = put(j, a->tensor[0], (uint64_t)k0 * row, x, (uint64_t)kc * row,
-                       k0 + kc >= e->k, err);
-        k0 += kc;
-        if (k0 >= e->k)
-            break;
-        if (!code)
-            code = ccq_engine_poll(&j->engine, err);
-    }
-    free(x);
-    return code;
-}
-
 static ccq_code all_tensors(job *j, ccq_quantize_result *result, ccq_error *err)
 {
     const ccq_quantize_run_options *run = j->engine.run;
@@ -131,9 +79,9 @@ static ccq_code all_tensors(job *j, ccq_quantize_result *result, ccq_error *err)
         ccq_outcome *o = &result->outcome[i];
         ccq_code code = ccq_engine_poll(&j->engine, err);
         if (!code)
-            code = a->to == CCQ_TYPE_F32    ? copy_f32(j, a, err)
-                   : a->to == CCQ_TYPE_BF16 ? copy_bf16(j, a, err)
-                                            : quantize(j, a, o, err);
+            code = a->to == CCQ_TYPE_F32 || a->to == CCQ_TYPE_BF16
+                       ? ccq_copy_tensor(&j->engine, a, put, j, err)
+                       : quantize(j, a, o, err);
         if (code)
             return code;
         j->engine.done.tensors++;

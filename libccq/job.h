@@ -3,6 +3,7 @@
 #define CCQ_LIBCCQ_JOB_H
 
 #include "formats/config.h"
+#include "libccq/internal.h"
 #include "libccq/manifest.h"
 #include "libccq/quantize.h"
 
@@ -12,32 +13,48 @@
     "FastDeploy does not load plain wint8 experts (its key map has no scale key for them); "      \
     "this output is for ccq's own tools"
 
-/* Appends a formatted line. -1: out of memory. */
-int ccq_text_add(ccq_text_list *list, const char *fmt, ...) CCQ_PRINTF(2, 3);
-void ccq_text_free(ccq_text_list *list);
+/* ---- rules.c: REGEX=TYPE ---------------------------------------------------- */
+
+typedef struct ccq_rules ccq_rules;
+
+/* USAGE: no '=', an unknown type, no POSIX extended expression, a Perl escape. */
+ccq_code ccq_rules_new(ccq_rules **rules, const ccq_quantize_options *options, ccq_error *err);
+void ccq_rules_free(ccq_rules *rules); /* NULL is fine */
+/* 1 and the last rule that matches: its type and text. Every match counts as use. */
+int ccq_rules_match(ccq_rules *rules, const ccq_entry *e, ccq_type *type, const char **text);
+/* USAGE, with near names, when a rule has matched no entry. */
+ccq_code ccq_rules_check(const ccq_rules *rules, const ccq_source *src, ccq_error *err);
 
 /* ---- policy.c: which tensor gets which type, and why ----------------------- */
 
 /* Fills in the default layer and checks the options against the model. */
 ccq_code ccq_policy_resolve(ccq_quantize_options *options, const ccq_source *src, ccq_error *err);
-ccq_type ccq_policy_type(const ccq_quantize_options *options, const ccq_entry *e,
-                         const char **why);
-/* Rules A1 to A4 for one action, A8 and A9 over all: a line each in
- * plan->problems. -1: out of memory. */
+/* Sets to, why and chosen of an action with its entry; a tensor that must not be
+ * quantized becomes a problem. -1: out of memory. */
+int ccq_policy_choose(ccq_plan *plan, ccq_rules *rules, ccq_action *a);
+/* Rules A1 to A4, A6 and A8 for each action, A9 over all, and mixes that no
+ * loader reads: a line each in plan->problems. Sets w4_end. -1: out of memory. */
 int ccq_policy_check(ccq_plan *plan);
 
 /* ---- pack.c: planes and stored tensors (docs/format.md) --------------------- */
 
 typedef struct ccq_stored {
-    const char *suffix; /* behind the entry's name */
+    const char *suffix; /* behind the entry's name; NULL: the torch name of part */
+    int part;           /* as ccq_slot.part */
+    int transposed;     /* [n][k] */
+    int64_t n0, n;      /* columns of the action's matrix (bf16 and f32) */
     ccq_dtype dtype;
     int rank;
     uint64_t shape[2];
     ccq_bytes_kind kind;
 } ccq_stored;
 
-/* The stored tensors of an entry under a type; returns how many. */
-int ccq_pack_describe(const ccq_entry *e, ccq_type to, ccq_stored out[5]);
+/* The stored tensors of an action; returns how many. arch: for the widths of
+ * torch's separate projections. */
+int ccq_pack_describe(const ccq_action *a, const ccq_arch *arch, int names, ccq_stored out[5]);
+/* Name of a stored tensor: LIMIT when size bytes are too few. */
+ccq_code ccq_pack_name(const ccq_action *a, const ccq_stored *s, int names, char *out, size_t size,
+                       ccq_error *err);
 /* Bytes of one of them. -1 when the product passes 2^64. */
 int ccq_stored_bytes(const ccq_stored *s, uint64_t *bytes);
 
@@ -50,7 +67,7 @@ typedef struct ccq_planes {
     uint64_t bytes[5];
 } ccq_planes;
 
-ccq_code ccq_planes_new(ccq_planes *p, const ccq_entry *e, ccq_type to, ccq_error *err);
+ccq_code ccq_planes_new(ccq_planes *p, const ccq_action *a, ccq_error *err);
 void ccq_planes_free(ccq_planes *p); /* safe on zeros */
 /* Columns n0..n0+count-1; bytes and local of column j start at j * their length.
  * Different columns may be placed at once. */
@@ -80,9 +97,22 @@ ccq_code ccq_engine_init(ccq_engine *engine, const ccq_plan *plan,
 void ccq_engine_free(ccq_engine *engine);
 /* INTERRUPTED when the caller wants to stop. */
 ccq_code ccq_engine_poll(const ccq_engine *engine, ccq_error *err);
-/* Reads the matrix of an action and encodes its columns over the pool. */
+/* The matrix of an action, bf16 [a->k][a->n]; the caller frees it. */
+ccq_code ccq_read_matrix(const ccq_engine *engine, const ccq_action *a, uint16_t **w,
+                         ccq_error *err);
+/* Reads the matrix of an action and encodes it over the pool. */
 ccq_code ccq_quantize_tensor(ccq_engine *engine, const ccq_action *a, ccq_planes *planes,
                              ccq_outcome *outcome, ccq_error *err);
+
+/* ---- copy.c: tensors that stay float ----------------------------------------- */
+
+/* Where the bytes go: those of a tensor in ascending order, last with the last. */
+typedef ccq_code (*ccq_put)(void *ctx, size_t tensor, uint64_t offset, const void *data,
+                            uint64_t size, int last, ccq_error *err);
+ccq_code ccq_copy_tensor(const ccq_engine *engine, const ccq_action *a, ccq_put put, void *ctx,
+                         ccq_error *err);
+/* Bytes of memory that needs at most. */
+uint64_t ccq_copy_memory(const ccq_plan *plan, const ccq_action *a);
 
 /* ---- served.c: config.json of the output ------------------------------------- */
 
@@ -90,9 +120,6 @@ ccq_code ccq_quantize_tensor(ccq_engine *engine, const ccq_action *a, ccq_planes
 ccq_code ccq_served_config(ccq_plan *plan, ccq_error *err);
 
 /* ---- job.c -------------------------------------------------------------------- */
-
-/* Rows of a copied bf16 tensor that are held at once. */
-int64_t ccq_copy_rows(const ccq_entry *e);
 
 typedef struct ccq_sums {
     const uint32_t *tensor;  /* by number in the layout */

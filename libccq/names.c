@@ -34,8 +34,8 @@ static int eat_number(const char **s)
     return v;
 }
 
-static const char *const suffix_names[CCQ_SUFFIXES] = {".weight",       ".quant_weight", ".weight_scale",
-                                                       ".super_scales", ".code_scale",   ".code_zp"};
+static const char *const suffix_names[CCQ_SUFFIXES] = {
+    ".weight", ".quant_weight", ".weight_scale", ".super_scales", ".code_scale", ".code_zp"};
 
 static int parse_suffix(const char *s, ccq_slot *slot)
 {
@@ -125,8 +125,11 @@ ccq_naming ccq_name_parse(const char *name, ccq_slot *slot)
     const char *s = name;
     memset(slot, 0, sizeof *slot);
     slot->layer = slot->expert = -1;
-    if (parse_plain(s, "lm_head.weight", CCQ_ROLE_HEAD, slot))
+    if (eat(&s, "lm_head") && strcmp(s, ".bias") != 0 && parse_suffix(s, slot)) {
+        slot->role = CCQ_ROLE_HEAD;
         return CCQ_NAME_KNOWN;
+    }
+    s = name;
     if (eat(&s, "mtp_"))
         return CCQ_NAME_MTP;
     slot->torch = eat(&s, "model.");
@@ -138,6 +141,19 @@ ccq_naming ccq_name_parse(const char *name, ccq_slot *slot)
         parse_plain(s, "norm.weight", CCQ_ROLE_NORM, slot))
         return CCQ_NAME_KNOWN;
     return eat(&s, "layers.") && parse_layer(s, slot) ? CCQ_NAME_KNOWN : CCQ_NAME_UNKNOWN;
+}
+
+static const char *linear_part(ccq_role role, int part)
+{
+    for (size_t i = 0; i < sizeof linears / sizeof *linears; i++)
+        if (linears[i].role == role && linears[i].part == part)
+            return linears[i].name;
+    return NULL;
+}
+
+static const char *linear_joined(ccq_role role)
+{
+    return role == CCQ_ROLE_QKV || role == CCQ_ROLE_UP_GATE ? linear_part(role, 0) : NULL;
 }
 
 static const char *linear_name(const ccq_slot *slot)
@@ -192,6 +208,21 @@ void ccq_name_write(const ccq_slot *slot, char *out, size_t size)
     else
         snprintf(out, size, "ernie.layers.%d.%s%s%s", layer,
                  slot->block == CCQ_BLOCK_DENSE ? "mlp." : "", linear_name(slot), bias);
+}
+
+/* The torch spelling of an entry's name: what the part (0: all; 1, 2, 3: q, k, v
+ * or gate, up) is called on its own. */
+void ccq_name_torch(const ccq_entry *e, int part, char *out, size_t size)
+{
+    const char *name = e->name, *ernie = "ernie.", *joined = linear_joined(e->role);
+    const char *at = part && joined ? strstr(name, joined) : NULL;
+    const char *weight = ccq_entry_linear(e) ? ".weight" : "";
+    const char *prefix = eat(&name, ernie) ? "model." : "";
+    if (!at)
+        snprintf(out, size, "%s%s%s", prefix, name, weight);
+    else
+        snprintf(out, size, "%s%.*s%s%s%s", prefix, (int)(at - name), name,
+                 linear_part(e->role, part), at + strlen(joined), weight);
 }
 
 /* Embedding, layers, last norm, head. */

@@ -23,9 +23,9 @@ static ccq_code add_stored(ccq_plan *plan, ccq_action *a, const ccq_stored *s, c
 {
     char name[5000];
     uint64_t bytes;
-    int len = snprintf(name, sizeof name, "%s%s", a->entry->name, s->suffix);
-    if (len < 0 || (size_t)len >= sizeof name)
-        return ccq_fail(err, CCQ_LIMIT, "plan: a tensor name of %d bytes", len);
+    ccq_code code = ccq_pack_name(a, s, plan->options.names, name, sizeof name, err);
+    if (code)
+        return code;
     if (ccq_stored_bytes(s, &bytes) || __builtin_add_overflow(plan->tensor_bytes, bytes,
                                                               &plan->tensor_bytes))
         return ccq_fail(err, CCQ_OVERFLOW, "%s: size passes 2^64", a->entry->name);
@@ -38,17 +38,21 @@ static ccq_code add_stored(ccq_plan *plan, ccq_action *a, const ccq_stored *s, c
     return CCQ_OK;
 }
 
-static ccq_code add_action(ccq_plan *plan, const ccq_entry *e, ccq_action *a, ccq_error *err)
+static ccq_code add_action(ccq_plan *plan, ccq_rules *rules, const ccq_entry *e, ccq_action *a,
+                           ccq_error *err)
 {
     a->entry = e;
-    a->to = ccq_policy_type(&plan->options, e, &a->why);
+    a->k = e->k;
+    a->n = e->n;
+    if (ccq_policy_choose(plan, rules, a))
+        return no_memory(err);
     a->bytes_in = ccq_entry_bytes(e);
     plan->bytes_in += a->bytes_in;
     plan->parameters += ccq_entry_parameters(e);
     if (a->to != CCQ_TYPE_BF16 && a->to != CCQ_TYPE_F32)
         plan->quantized += ccq_entry_parameters(e);
     ccq_stored stored[5];
-    int count = ccq_pack_describe(e, a->to, stored);
+    int count = ccq_pack_describe(a, &plan->src->arch, plan->options.names, stored);
     for (int i = 0; i < count; i++) {
         ccq_code code = add_stored(plan, a, &stored[i], err);
         if (code)
@@ -61,17 +65,20 @@ static ccq_code add_actions(ccq_plan *plan, ccq_error *err)
 {
     plan->count = plan->src->count;
     plan->action = calloc(plan->count ? plan->count : 1, sizeof *plan->action);
-    plan->layout = ccq_layout_new("np", plan->options.shard_bytes);
+    plan->layout = ccq_layout_new(plan->options.names == CCQ_NAMES_TORCH ? "pt" : "np",
+                                  plan->options.shard_bytes);
     if (!plan->action || !plan->layout)
         return no_memory(err);
-    for (size_t i = 0; i < plan->count; i++) {
-        ccq_code code = add_action(plan, &plan->src->entry[i], &plan->action[i], err);
-        if (code)
-            return code;
-    }
-    if (plan->parameters)
+    ccq_rules *rules = NULL;
+    ccq_code code = ccq_rules_new(&rules, &plan->options, err);
+    for (size_t i = 0; !code && i < plan->count; i++)
+        code = add_action(plan, rules, &plan->src->entry[i], &plan->action[i], err);
+    if (!code)
+        code = ccq_rules_check(rules, plan->src, err);
+    ccq_rules_free(rules);
+    if (!code && plan->parameters)
         plan->bits_per_weight = 8.0 * (double)plan->tensor_bytes / (double)plan->parameters;
-    return CCQ_OK;
+    return code;
 }
 
 static ccq_code check_rules(ccq_plan *plan, ccq_error *err)
@@ -79,7 +86,7 @@ static ccq_code check_rules(ccq_plan *plan, ccq_error *err)
     if (ccq_policy_check(plan))
         return no_memory(err);
     if (plan->problems.count)
-        return ccq_fail(err, CCQ_SHAPE_RULE, "%s", plan->problems.text[0]);
+        return ccq_fail(err, plan->problem, "%s", plan->problems.text[0]);
     return CCQ_OK;
 }
 
@@ -89,10 +96,10 @@ static ccq_code add_warnings(ccq_plan *plan, ccq_error *err)
     int failed = 0;
     if (plan->options.scheme == CCQ_SCHEME_WINT8 && arch->experts > 0)
         failed |= ccq_text_add(&plan->warnings, "%s", CCQ_WINT8_EXPERTS);
-    if (plan->options.scheme == CCQ_SCHEME_WINT2 && plan->options.w4_end_layer >= arch->moe_end)
+    if (plan->options.scheme == CCQ_SCHEME_WINT2 && plan->w4_end >= arch->moe_end)
         failed |= ccq_text_add(&plan->warnings,
                                "w4-end-layer %" PRId64 " makes all experts wint4: nothing is wint2",
-                               plan->options.w4_end_layer);
+                               plan->w4_end);
     return failed ? no_memory(err) : CCQ_OK;
 }
 
@@ -286,7 +293,7 @@ ccq_code ccq_plan_make(ccq_plan **result, const ccq_source *src,
         code = check_output(plan, err);
     if (!code)
         code = check_space(plan, err);
-    if (code && !plan->problems.count) {
+    if (code && (!plan->problems.count || code != plan->problem)) {
         ccq_plan_free(plan);
         return code;
     }

@@ -1,6 +1,7 @@
-/* One tensor: its matrix is read whole, its columns are encoded in tiles over
- * the pool, the planes come out. Columns are independent of each other and
- * figures are summed by column afterwards, so threads leave no trace. */
+/* One tensor: its matrix is read whole, its columns are encoded in tiles (strips
+ * of blocks for block_wise_fp8) over the pool, the planes come out. Columns are
+ * independent of each other and figures are summed by column afterwards, so
+ * threads leave no trace. */
 #include "libccq/job.h"
 
 #include <inttypes.h>
@@ -18,7 +19,7 @@ typedef struct batch {
     const ccq_action *a;
     const uint16_t *w; /* [k][n] */
     ccq_planes *planes;
-    double *error, *energy, *max_error; /* by column */
+    double *error, *energy, *max_error; /* by column; fp8: by the first of a strip */
     uint8_t *status;                    /* CCQ_COLUMN_* */
     atomic_int stop;
     atomic_llong columns; /* done */
@@ -50,12 +51,17 @@ static size_t tile_layout(char *base, int64_t k, tile_memory *m)
     return x + scratch + bytes + local + round64(rows);
 }
 
+static int is_quantized(ccq_type type)
+{
+    return type != CCQ_TYPE_BF16 && type != CCQ_TYPE_F32;
+}
+
 static int64_t longest_column(const ccq_plan *plan)
 {
     int64_t k = CCQ_GROUP;
     for (size_t i = 0; i < plan->count; i++)
-        if (ccq_entry_linear(plan->action[i].entry) && plan->action[i].entry->k > k)
-            k = plan->action[i].entry->k;
+        if (is_quantized(plan->action[i].to) && plan->action[i].k > k)
+            k = plan->action[i].k;
     return k;
 }
 
@@ -65,11 +71,11 @@ uint64_t ccq_plan_memory(const ccq_plan *plan, int threads)
     for (size_t i = 0; i < plan->count; i++) {
         const ccq_action *a = &plan->action[i];
         const ccq_entry *e = a->entry;
-        uint64_t need = a->bytes_out;
-        if (a->to == CCQ_TYPE_BF16)
-            need = 2 * (uint64_t)ccq_copy_rows(e) * (uint64_t)e->n;
-        else if (a->to != CCQ_TYPE_F32)
-            need += 2 * (uint64_t)e->k * (uint64_t)e->n + 25 * (uint64_t)e->n;
+        uint64_t need;
+        if (is_quantized(a->to))
+            need = a->bytes_out + 2 * (uint64_t)a->k * (uint64_t)a->n + 25 * (uint64_t)a->n;
+        else
+            need = ccq_copy_memory(plan, a);
         if (e->pieces > 1 || e->piece[0].transposed) /* a piece before it is placed */
             need += e->piece[0].tensor->bytes;
         if (need > most)
@@ -130,7 +136,7 @@ static void encode_wint2(batch *b, int64_t n0, int count, ccq_worker *worker, ti
     const ccq_quantize_options *o = &b->engine->plan->options;
     ccq_encode_params p = {o->effort, o->gain, o->order};
     ccq_column column[TILE];
-    int64_t k = b->a->entry->k;
+    int64_t k = b->a->k;
     double begin = cpu_seconds();
     for (int j = 0; j < count; j++) {
         column[j] = (ccq_column){.bytes = m->bytes + j * (k / CCQ_WINDOWS),
@@ -161,7 +167,7 @@ static int decodes(const int8_t *q, int64_t k, uint16_t scale)
 static void encode_weight_only(batch *b, int64_t n0, int count, tile_memory *m)
 {
     int bits = b->planes->type == CCQ_TYPE_WINT8 ? 8 : 4, rule = b->engine->plan->options.rule;
-    int64_t k = b->a->entry->k;
+    int64_t k = b->a->k;
     for (int j = 0; j < count; j++) {
         int64_t n = n0 + j;
         uint16_t scale;
@@ -180,24 +186,51 @@ static void report(batch *b, int worker)
     const ccq_quantize_run_options *run = b->engine->run;
     if (worker != 0 || !run->progress)
         return;
-    double share = (double)atomic_load(&b->columns) / (double)b->a->entry->n;
+    double share = (double)atomic_load(&b->columns) / (double)b->a->n;
     ccq_progress p = b->engine->done;
     p.bytes_in += (uint64_t)(share * (double)b->a->bytes_in);
     p.bytes_out += (uint64_t)(share * (double)b->a->bytes_out);
     run->progress(run->ctx, &p);
 }
 
+static int stopped(batch *b)
+{
+    if (!atomic_load(&b->stop) && cancelled(b->engine))
+        atomic_store(&b->stop, 1);
+    return atomic_load(&b->stop);
+}
+
+/* 128 columns: all blocks below each other. */
+static void encode_strip(void *ctx, size_t i, int number)
+{
+    batch *b = ctx;
+    int64_t k = b->a->k, n = b->a->n, n0 = (int64_t)i * CCQ_FP8_BLOCK;
+    int64_t strips = (n + CCQ_FP8_BLOCK - 1) / CCQ_FP8_BLOCK;
+    int cols = n - n0 < CCQ_FP8_BLOCK ? (int)(n - n0) : CCQ_FP8_BLOCK;
+    uint8_t *q = b->planes->plane[0];
+    float *scale = b->planes->plane[1];
+    ccq_fp8_error sum = {0, 0, 0};
+    if (stopped(b))
+        return;
+    for (int64_t k0 = 0; k0 < k; k0 += CCQ_FP8_BLOCK) {
+        int rows = k - k0 < CCQ_FP8_BLOCK ? (int)(k - k0) : CCQ_FP8_BLOCK;
+        ccq_fp8_block(b->w + k0 * n + n0, n, rows, cols, q + k0 * n + n0, n,
+                      &scale[k0 / CCQ_FP8_BLOCK * strips + (int64_t)i], &sum);
+    }
+    b->error[n0] = sum.error;
+    b->energy[n0] = sum.energy;
+    b->max_error[n0] = sum.max_error;
+    atomic_fetch_add(&b->columns, cols);
+    report(b, number);
+}
+
 static void encode_tile(void *ctx, size_t i, int number)
 {
     batch *b = ctx;
-    if (atomic_load(&b->stop))
+    if (stopped(b))
         return;
-    if (cancelled(b->engine)) {
-        atomic_store(&b->stop, 1);
-        return;
-    }
     ccq_worker *worker = &b->engine->worker[number];
-    int64_t k = b->a->entry->k, n = b->a->entry->n, n0 = (int64_t)i * TILE;
+    int64_t k = b->a->k, n = b->a->n, n0 = (int64_t)i * TILE;
     int count = n - n0 < TILE ? (int)(n - n0) : TILE;
     tile_memory m;
     tile_layout(worker->memory, k, &m);
@@ -219,8 +252,8 @@ static ccq_code huge_column(const batch *b, int64_t n, ccq_error *err)
     const ccq_entry *e = b->a->entry;
     float most = 0;
     int64_t row = 0;
-    for (int64_t r = 0; r < e->k; r++) {
-        float w = fabsf(ccq_bf16_to_f32(b->w[r * e->n + n]));
+    for (int64_t r = 0; r < b->a->k; r++) {
+        float w = fabsf(ccq_bf16_to_f32(b->w[r * b->a->n + n]));
         if (w > most) {
             most = w;
             row = r;
@@ -237,7 +270,7 @@ static ccq_code huge_column(const batch *b, int64_t n, ccq_error *err)
 static ccq_code gather(const batch *b, ccq_outcome *out, ccq_error *err)
 {
     *out = (ccq_outcome){0};
-    for (int64_t n = 0; n < b->a->entry->n; n++) {
+    for (int64_t n = 0; n < b->a->n; n++) {
         if (b->status[n] == CCQ_COLUMN_HUGE)
             return huge_column(b, n, err);
         out->error += b->error[n];
@@ -249,34 +282,52 @@ static ccq_code gather(const batch *b, ccq_outcome *out, ccq_error *err)
     return CCQ_OK;
 }
 
+ccq_code ccq_read_matrix(const ccq_engine *engine, const ccq_action *a, uint16_t **w,
+                         ccq_error *err)
+{
+    const ccq_quantize_run_options *run = engine->run;
+    *w = malloc((size_t)a->k * (size_t)a->n * sizeof **w); /* no more than the file holds */
+    if (!*w)
+        return ccq_fail(err, CCQ_NO_MEMORY, "%s: out of memory", a->entry->name);
+    ccq_code code = ccq_source_decode(engine->plan->src, a->entry, CCQ_ROUND_FUSED, run->ops,
+                                      run->pool, *w, err);
+    if (code) {
+        free(*w);
+        *w = NULL;
+    }
+    return code;
+}
+
+static void encode(batch *b)
+{
+    int fp8 = b->a->to == CCQ_TYPE_FP8;
+    size_t unit = fp8 ? CCQ_FP8_BLOCK : TILE;
+    ccq_pool_run(b->engine->run->pool, ((size_t)b->a->n + unit - 1) / unit,
+                 fp8 ? encode_strip : encode_tile, b);
+}
+
 ccq_code ccq_quantize_tensor(ccq_engine *engine, const ccq_action *a, ccq_planes *planes,
                              ccq_outcome *outcome, ccq_error *err)
 {
-    const ccq_entry *e = a->entry;
-    size_t k = (size_t)e->k, n = (size_t)e->n;
-    uint16_t *w = malloc(k * n * sizeof *w); /* the source checked the product against its file */
-    double *figures = malloc(3 * n * sizeof *figures);
-    uint8_t *status = malloc(n);
-    batch b = {.engine = engine, .a = a, .w = w, .planes = planes, .status = status};
-    ccq_code code;
-    if (!w || !figures || !status) {
-        code = ccq_fail(err, CCQ_NO_MEMORY, "%s: out of memory", e->name);
-        goto done;
-    }
-    b.error = figures;
-    b.energy = figures + n;
-    b.max_error = figures + 2 * n;
-    code = ccq_source_read_bf16(engine->plan->src, e, w, err);
+    size_t n = (size_t)a->n;
+    uint16_t *w = NULL;
+    double *figures = calloc(3 * n, sizeof *figures);
+    uint8_t *status = calloc(n, 1);
+    ccq_code code = figures && status ? ccq_read_matrix(engine, a, &w, err)
+                                      : ccq_fail(err, CCQ_NO_MEMORY, "%s: out of memory",
+                                                 a->entry->name);
     if (!code)
-        code = ccq_planes_new(planes, e, a->to, err);
+        code = ccq_planes_new(planes, a, err);
     if (code)
         goto done;
-    ccq_pool_run(engine->run->pool, (n + TILE - 1) / TILE, encode_tile, &b);
+    batch b = {.engine = engine, .a = a, .w = w, .planes = planes, .error = figures,
+               .energy = figures + n, .max_error = figures + 2 * n, .status = status};
+    encode(&b);
     code = ccq_engine_poll(engine, err);
     if (!code)
         code = gather(&b, outcome, err);
     if (!code && a->to == CCQ_TYPE_WINT2)
-        engine->encode_weights += ccq_entry_parameters(e);
+        engine->encode_weights += (uint64_t)a->k * (uint64_t)a->n;
     if (code)
         ccq_planes_free(planes);
 done:

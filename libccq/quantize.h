@@ -20,13 +20,35 @@
 
 typedef enum ccq_scheme {
     CCQ_SCHEME_WINT2, /* experts wint4 up to w4_end_layer, wint2 above; other linears wint8 */
+    CCQ_SCHEME_WINT4, /* experts wint4, other linears wint8 */
     CCQ_SCHEME_WINT8, /* every linear wint8 */
+    CCQ_SCHEME_FP8,   /* every linear block_wise_fp8 */
+    CCQ_SCHEME_BF16,  /* nothing: names and layout are converted, a quantized input is decoded */
     CCQ_SCHEMES
 } ccq_scheme;
 
-const char *ccq_scheme_name(int scheme); /* "wint2", "wint8"; NULL past the end */
+/* "wint2", "wint4", "wint8", "block_wise_fp8", "bf16"; NULL past the end */
+const char *ccq_scheme_name(int scheme);
+
+enum {
+    CCQ_NAMES_PADDLE,
+    CCQ_NAMES_TORCH /* scheme bf16 only: separate projections, [out, in], torch config.json */
+};
 
 #define CCQ_W4_DEFAULT INT64_MIN
+
+/* Which options the caller chose: a recipe fills in the others. */
+enum {
+    CCQ_SET_SCHEME = 1,
+    CCQ_SET_W4_END = 2,
+    CCQ_SET_ORDER = 4,
+    CCQ_SET_RULE = 8,
+    CCQ_SET_EFFORT = 16,
+    CCQ_SET_GAIN = 32,
+    CCQ_SET_SHARD = 64,
+    CCQ_SET_NAMES = 128,
+    CCQ_SET_FORCE = 256
+};
 
 typedef struct ccq_quantize_options {
     int scheme;           /* CCQ_SCHEME_* (default wint2) */
@@ -36,11 +58,35 @@ typedef struct ccq_quantize_options {
     int rule;             /* CCQ_RULE_* (default gpu): integers of wint8 and wint4 */
     int effort;           /* CCQ_EFFORT_* (default normal) */
     int gain;             /* eighths, 0..8 (default 4) */
-    uint64_t shard_bytes; /* tensor bytes of one shard (default 5,000,000,000) */
+    int names;            /* CCQ_NAMES_* (default paddle) */
+    uint64_t shard_bytes; /* tensor bytes of one shard (default 5,000,000,000; 0: one file) */
+    /* "REGEX=TYPE" each: POSIX extended, searched in the Paddle name of every tensor
+     * (with and without ".weight"); the last one that matches decides. The texts
+     * must outlive the plan. */
+    char *const *tensor_type;
+    size_t tensor_types;
+    int force;     /* 1: tensor_type may quantize lm_head, which FastDeploy does not load */
+    unsigned set;  /* CCQ_SET_* */
     int overwrite;        /* 1: a checkpoint in the output directory is replaced */
 } ccq_quantize_options;
 
 void ccq_quantize_defaults(ccq_quantize_options *options);
+
+typedef struct ccq_text_list {
+    char **text;
+    size_t count, cap;
+} ccq_text_list;
+
+void ccq_text_free(ccq_text_list *list);
+/* -1: out of memory. */
+int ccq_text_add(ccq_text_list *list, const char *fmt, ...) CCQ_PRINTF(2, 3);
+
+/* Reads a ccq_recipe.json: fills what options->set does not name (w4_end_layer
+ * and names only beside the recipe's own scheme) and appends its tensor types to
+ * *types, which goes before the caller's own. CONFIG: an unknown key, or a value
+ * that is none of the key's. */
+ccq_code ccq_recipe_read(ccq_quantize_options *options, ccq_text_list *types, const char *path,
+                         ccq_error *err);
 
 /* ---- The plan ------------------------------------------------------------ */
 
@@ -60,6 +106,9 @@ typedef enum ccq_bytes_kind {
     CCQ_BYTES_WINT2_SUPER,
     CCQ_BYTES_WINT2_CODE_SCALE,
     CCQ_BYTES_WINT2_CODE_ZP,
+    CCQ_BYTES_FP8_WEIGHT,
+    CCQ_BYTES_FP8_SCALE,
+    CCQ_BYTES_LINEAR, /* left in bf16 */
     CCQ_BYTES_BIAS,
     CCQ_BYTES_VECTOR,
     CCQ_BYTES_KINDS
@@ -67,20 +116,18 @@ typedef enum ccq_bytes_kind {
 
 const char *ccq_bytes_kind_name(int kind);
 
-/* What happens to one entry of the source. */
+/* What happens to one entry of the source: it is read as [k][n], becomes a type,
+ * and is stored. */
 typedef struct ccq_action {
     const ccq_entry *entry;
     ccq_type to;
     const char *why; /* the rule that chose it: "experts above w4-end-layer" */
+    int chosen;      /* by a tensor_type */
+    int64_t k, n;
     uint64_t bytes_in, bytes_out;
     int tensors;      /* stored tensors it becomes */
     size_t tensor[5]; /* their numbers in the layout, in the order of docs/format.md */
 } ccq_action;
-
-typedef struct ccq_text_list {
-    char **text;
-    size_t count, cap;
-} ccq_text_list;
 
 /* A file carried over as it is. */
 typedef struct ccq_carried {
@@ -104,11 +151,13 @@ typedef struct ccq_plan {
     uint64_t header_bytes;           /* shard headers and index */
     uint64_t side_bytes;             /* config, recipe, manifest and carried files */
     uint64_t total_bytes;            /* the three together: every byte of the output */
-    uint64_t parameters, quantized;  /* all, and those in wint2, wint4, wint8 */
+    uint64_t parameters, quantized;  /* all, and those in no float type */
+    int64_t w4_end;                  /* last layer with wint4 experts as the loader is told; -1 */
     double bits_per_weight;          /* tensor bits over parameters; 0 without parameters */
     uint64_t free_bytes;
     int fits; /* free_bytes covers total_bytes + 64 MiB */
     ccq_text_list problems; /* rules of docs/format.md that are broken, a line each */
+    ccq_code problem;       /* of the first */
     ccq_text_list warnings;
     ccq_text_list changes; /* what config.json says differently, a line each */
 } ccq_plan;

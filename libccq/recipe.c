@@ -1,10 +1,51 @@
+/* ccq_recipe.json: the options that repeat an output, written beside it and read
+ * by --recipe (docs/format.md, "ccq's own files"). */
 #include "libccq/job.h"
 
+#include "formats/file.h"
 #include "formats/json.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define SCHEMA "ccq.recipe/1"
+
+enum { MAX_RULES = 10000 };
 
 static const char *const orders[] = {"fastdeploy", "plain"};
 static const char *const rules[] = {"gpu", "cpu"};
 static const char *const efforts[] = {"fast", "normal"};
+static const char *const namings[] = {"paddle", "torch"};
+
+/* ---- Writing --------------------------------------------------------------------- */
+
+static int has_wint2(const ccq_source *src)
+{
+    for (size_t i = 0; i < src->count; i++)
+        if (src->entry[i].type == CCQ_TYPE_WINT2)
+            return 1;
+    return 0;
+}
+
+/* What has no part in the bytes of a scheme is left out. */
+static void put_encoding(ccq_jw *w, const ccq_plan *plan)
+{
+    const ccq_quantize_options *o = &plan->options;
+    if (o->scheme == CCQ_SCHEME_BF16) {
+        ccq_jw_kstring(w, "names", namings[o->names]);
+        if (has_wint2(plan->src)) /* how the input was read */
+            ccq_jw_kstring(w, "k_order", orders[plan->src->arch.order]);
+        return;
+    }
+    if (o->scheme == CCQ_SCHEME_WINT2)
+        ccq_jw_ki64(w, "w4_end_layer", o->w4_end_layer);
+    if (o->scheme == CCQ_SCHEME_FP8)
+        return;
+    ccq_jw_kstring(w, "k_order", orders[o->order]);
+    ccq_jw_kstring(w, "weight_only_rule", rules[o->rule]);
+    ccq_jw_kstring(w, "effort", efforts[o->effort]);
+    ccq_jw_ki64(w, "gain", o->gain);
+}
 
 char *ccq_recipe_text(const ccq_plan *plan, size_t *size)
 {
@@ -12,18 +53,230 @@ char *ccq_recipe_text(const ccq_plan *plan, size_t *size)
     ccq_jw w;
     ccq_jw_init(&w, 2);
     ccq_jw_object(&w);
-    ccq_jw_kstring(&w, "schema", "ccq.recipe/1");
+    ccq_jw_kstring(&w, "schema", SCHEMA);
     ccq_jw_ki64(&w, "output_version", CCQ_OUTPUT_VERSION);
     ccq_jw_kstring(&w, "scheme", ccq_scheme_name(o->scheme));
-    if (o->scheme == CCQ_SCHEME_WINT2)
-        ccq_jw_ki64(&w, "w4_end_layer", o->w4_end_layer);
-    ccq_jw_kstring(&w, "k_order", orders[o->order]);
-    ccq_jw_kstring(&w, "weight_only_rule", rules[o->rule]);
-    ccq_jw_kstring(&w, "effort", efforts[o->effort]);
-    ccq_jw_ki64(&w, "gain", o->gain);
+    put_encoding(&w, plan);
+    if (o->tensor_types) {
+        ccq_jw_key(&w, "tensor_types");
+        ccq_jw_array(&w);
+        for (size_t i = 0; i < o->tensor_types; i++)
+            ccq_jw_string(&w, o->tensor_type[i]);
+        ccq_jw_end(&w);
+    }
+    if (o->force)
+        ccq_jw_kbool(&w, "force", 1);
+    ccq_jw_ku64(&w, "shard_bytes", o->shard_bytes);
     /* No option, but what a reader of the checkpoint must know. */
     if (o->scheme == CCQ_SCHEME_WINT8 && plan->src->arch.experts > 0)
         ccq_jw_kstring(&w, "note", CCQ_WINT8_EXPERTS);
     ccq_jw_end(&w);
     return ccq_jw_take(&w, size);
+}
+
+/* ---- Reading ----------------------------------------------------------------------- */
+
+typedef struct reading {
+    const ccq_config *c;
+    ccq_quantize_options found; /* what the file says */
+    unsigned has;               /* CCQ_SET_* */
+    ccq_text_list *types;
+    ccq_error *err;
+} reading;
+
+static ccq_code bad(const reading *r, const char *key, const char *what)
+{
+    char shown[120];
+    return ccq_fail(r->err, CCQ_CONFIG, "%s: \"%s\" %s", ccq_config_name(r->c),
+                    ccq_escape(shown, sizeof shown, key, strlen(key)), what);
+}
+
+static ccq_code take_name(reading *r, const char *key, const char *const *names, int count,
+                          int *value)
+{
+    const char *s = ccq_config_string(r->c, key);
+    for (int i = 0; s && i < count; i++)
+        if (strcmp(s, names[i]) == 0) {
+            *value = i;
+            return CCQ_OK;
+        }
+    return bad(r, key, "has a value that is not known");
+}
+
+static ccq_code take_int(reading *r, const char *key, int64_t min, int64_t max, int64_t *value)
+{
+    if (!ccq_config_int(r->c, key, value) || *value < min || *value > max)
+        return bad(r, key, "is no integer in its range");
+    return CCQ_OK;
+}
+
+static ccq_code take_scheme(reading *r, const char *key)
+{
+    const char *s = ccq_config_string(r->c, key);
+    for (int i = 0; s && i < CCQ_SCHEMES; i++)
+        if (strcmp(s, ccq_scheme_name(i)) == 0) {
+            r->found.scheme = i;
+            return CCQ_OK;
+        }
+    return bad(r, key, "has a value that is not known");
+}
+
+static ccq_code take_types(reading *r, const char *key)
+{
+    size_t count = ccq_config_array_size(r->c, key);
+    if (ccq_config_kind(r->c, key) != CCQ_KIND_ARRAY || count > MAX_RULES)
+        return bad(r, key, "is no list of REGEX=TYPE");
+    for (size_t i = 0; i < count; i++) {
+        const char *s = ccq_config_array_string(r->c, key, i);
+        if (!s || strlen(s) > 1100)
+            return bad(r, key, "is no list of REGEX=TYPE");
+        if (ccq_text_add(r->types, "%s", s))
+            return ccq_fail(r->err, CCQ_NO_MEMORY, "recipe: out of memory");
+    }
+    return CCQ_OK;
+}
+
+static ccq_code take_schema(reading *r, const char *key)
+{
+    const char *s = ccq_config_string(r->c, key);
+    return s && strcmp(s, SCHEMA) == 0 ? CCQ_OK : bad(r, key, "is not \"" SCHEMA "\"");
+}
+
+static ccq_code take_version(reading *r, const char *key)
+{
+    int64_t version;
+    ccq_code code = take_int(r, key, 1, INT32_MAX, &version);
+    return code || version <= CCQ_OUTPUT_VERSION ? code
+                                                 : bad(r, key, "is that of a newer ccq");
+}
+
+static ccq_code take_gain(reading *r, const char *key)
+{
+    int64_t gain = 0;
+    ccq_code code = take_int(r, key, 0, 8, &gain);
+    r->found.gain = (int)gain;
+    return code;
+}
+
+static ccq_code take_shard(reading *r, const char *key)
+{
+    int64_t bytes = 0;
+    ccq_code code = take_int(r, key, 0, (int64_t)1 << 53, &bytes);
+    r->found.shard_bytes = (uint64_t)bytes;
+    return code;
+}
+
+static ccq_code take_force(reading *r, const char *key)
+{
+    return ccq_config_bool(r->c, key, &r->found.force) ? CCQ_OK
+                                                       : bad(r, key, "is not true or false");
+}
+
+static ccq_code take_w4_end(reading *r, const char *key)
+{
+    return take_int(r, key, -1000000, 1000000, &r->found.w4_end_layer);
+}
+
+static ccq_code take_order(reading *r, const char *key)
+{
+    return take_name(r, key, orders, 2, &r->found.order);
+}
+
+static ccq_code take_rule(reading *r, const char *key)
+{
+    return take_name(r, key, rules, 2, &r->found.rule);
+}
+
+static ccq_code take_effort(reading *r, const char *key)
+{
+    return take_name(r, key, efforts, 2, &r->found.effort);
+}
+
+static ccq_code take_names(reading *r, const char *key)
+{
+    return take_name(r, key, namings, 2, &r->found.names);
+}
+
+static ccq_code take_note(reading *r, const char *key)
+{
+    return ccq_config_string(r->c, key) ? CCQ_OK : bad(r, key, "is no text");
+}
+
+static ccq_code take_key(reading *r, const char *key)
+{
+    static const struct {
+        const char *key;
+        unsigned bit;
+        ccq_code (*take)(reading *r, const char *key);
+    } keys[] = {
+        {"schema", 0, take_schema},
+        {"output_version", 0, take_version},
+        {"note", 0, take_note},
+        {"scheme", CCQ_SET_SCHEME, take_scheme},
+        {"w4_end_layer", CCQ_SET_W4_END, take_w4_end},
+        {"k_order", CCQ_SET_ORDER, take_order},
+        {"weight_only_rule", CCQ_SET_RULE, take_rule},
+        {"effort", CCQ_SET_EFFORT, take_effort},
+        {"gain", CCQ_SET_GAIN, take_gain},
+        {"names", CCQ_SET_NAMES, take_names},
+        {"shard_bytes", CCQ_SET_SHARD, take_shard},
+        {"tensor_types", 0, take_types},
+        {"force", CCQ_SET_FORCE, take_force},
+    };
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        if (strcmp(key, keys[i].key) != 0)
+            continue;
+        r->has |= keys[i].bit;
+        return keys[i].take(r, key);
+    }
+    return bad(r, key, "is no key of a recipe");
+}
+
+/* Fills the fields of bits from the file. */
+static void fill(ccq_quantize_options *o, const ccq_quantize_options *from, unsigned bits)
+{
+    if (bits & CCQ_SET_SCHEME)
+        o->scheme = from->scheme;
+    if (bits & CCQ_SET_W4_END)
+        o->w4_end_layer = from->w4_end_layer;
+    if (bits & CCQ_SET_ORDER)
+        o->order = from->order;
+    if (bits & CCQ_SET_RULE)
+        o->rule = from->rule;
+    if (bits & CCQ_SET_EFFORT)
+        o->effort = from->effort;
+    if (bits & CCQ_SET_GAIN)
+        o->gain = from->gain;
+    if (bits & CCQ_SET_NAMES)
+        o->names = from->names;
+    if (bits & CCQ_SET_SHARD)
+        o->shard_bytes = from->shard_bytes;
+    if (bits & CCQ_SET_FORCE)
+        o->force = from->force;
+    o->set |= bits;
+}
+
+ccq_code ccq_recipe_read(ccq_quantize_options *options, ccq_text_list *types, const char *path,
+                         ccq_error *err)
+{
+    char *text = NULL;
+    size_t size = 0;
+    ccq_config *c = NULL;
+    ccq_code code = ccq_file_load(path, 1 << 20, CCQ_NO_INPUT, &text, &size, err);
+    if (!code)
+        code = ccq_config_parse(&c, text, size, path, err);
+    free(text);
+    reading r = {.c = c, .found = *options, .types = types, .err = err};
+    for (size_t i = 0; !code && i < ccq_config_keys(c); i++)
+        code = take_key(&r, ccq_config_key(c, i));
+    if (!code && ccq_config_kind(c, "schema") == CCQ_KIND_ABSENT)
+        code = bad(&r, "schema", "is missing");
+    ccq_config_free(c);
+    if (code)
+        return code;
+    unsigned bits = r.has & ~options->set;
+    if ((options->set & CCQ_SET_SCHEME) && options->scheme != r.found.scheme)
+        bits &= ~(unsigned)(CCQ_SET_W4_END | CCQ_SET_NAMES); /* they belong to its own scheme */
+    fill(options, &r.found, bits);
+    return CCQ_OK;
 }

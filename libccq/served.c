@@ -88,41 +88,102 @@ static void range(ccq_jw *w, const char *key, const char *type, const char *gran
 
 /* The loader reads moe_quant_config.quant_type and the end layer of wint4; the
  * rest is kept truthful. */
+static void put_w4w2(ccq_jw *w, const ccq_plan *plan)
+{
+    ccq_jw_kstring(w, "quantization", "wint2");
+    ccq_jw_kstring(w, "dense_quant_type", "wint8");
+    ccq_jw_kstring(w, "moe_quant_type", "w4w2");
+    ccq_jw_kbool(w, "is_quantized", 1);
+    ccq_jw_key(w, "moe_quant_config");
+    ccq_jw_object(w);
+    ccq_jw_kstring(w, "quant_type", "w4w2");
+    range(w, "moe_w4_quant_config", "wint4", "per_channel", 0, 0, plan->w4_end);
+    range(w, "moe_w2_quant_config", "wint2", "pp_acc", CCQ_GROUP, plan->w4_end + 1,
+          plan->src->arch.layers - 1);
+    ccq_jw_end(w);
+}
+
+/* Where there are experts the loader finds their scales by moe_quant_type, which
+ * the plain form does not carry. */
+static void put_fp8(ccq_jw *w, const ccq_plan *plan)
+{
+    const char *name = ccq_scheme_name(CCQ_SCHEME_FP8);
+    int moe = plan->src->arch.experts > 0;
+    ccq_jw_kstring(w, "quantization", moe ? "mix_quant" : name);
+    if (moe) {
+        ccq_jw_kstring(w, "dense_quant_type", name);
+        ccq_jw_kstring(w, "moe_quant_type", name);
+    }
+    ccq_jw_key(w, "weight_block_size");
+    ccq_jw_array(w);
+    ccq_jw_i64(w, CCQ_FP8_BLOCK);
+    ccq_jw_i64(w, CCQ_FP8_BLOCK);
+    ccq_jw_end(w);
+    ccq_jw_kbool(w, "is_quantized", 1);
+}
+
 static char *quantization(const ccq_plan *plan)
 {
-    int64_t end = plan->options.w4_end_layer;
     ccq_jw w;
     ccq_jw_init(&w, 2);
     ccq_jw_object(&w);
-    ccq_jw_kstring(&w, "quantization", ccq_scheme_name(plan->options.scheme));
-    ccq_jw_kstring(&w, "dense_quant_type", "wint8");
-    if (plan->options.scheme == CCQ_SCHEME_WINT2)
-        ccq_jw_kstring(&w, "moe_quant_type", "w4w2");
-    ccq_jw_kbool(&w, "is_quantized", 1);
-    if (plan->options.scheme == CCQ_SCHEME_WINT2) {
-        ccq_jw_key(&w, "moe_quant_config");
-        ccq_jw_object(&w);
-        ccq_jw_kstring(&w, "quant_type", "w4w2");
-        range(&w, "moe_w4_quant_config", "wint4", "per_channel", 0, 0, end);
-        range(&w, "moe_w2_quant_config", "wint2", "pp_acc", CCQ_GROUP, end + 1,
-              plan->src->arch.layers - 1);
-        ccq_jw_end(&w);
+    if (plan->options.scheme == CCQ_SCHEME_WINT8) {
+        ccq_jw_kstring(&w, "quantization", "wint8");
+        ccq_jw_kstring(&w, "dense_quant_type", "wint8");
+        ccq_jw_kbool(&w, "is_quantized", 1);
+    } else if (plan->options.scheme == CCQ_SCHEME_FP8) {
+        put_fp8(&w, plan);
+    } else {
+        put_w4w2(&w, plan);
     }
     ccq_jw_end(&w);
     return ccq_jw_take(&w, &(size_t){0});
 }
 
+static void quantization_key(edits *e)
+{
+    static const char key[] = "quantization_config";
+    if (e->plan->options.scheme == CCQ_SCHEME_BF16) {
+        drop(e, key, "nothing is quantized");
+        return;
+    }
+    char *block = quantization(e->plan);
+    if (block)
+        change(e, key, block, ccq_scheme_name(e->plan->options.scheme));
+    else
+        e->failed = 1;
+    free(block);
+}
+
 /* ---- The other keys ---------------------------------------------------------- */
 
-static void format_keys(edits *e)
+static void class_key(edits *e, const char *name, const char *why)
 {
-    static const char moe[] = "Ernie4_5_MoeForCausalLM", dense[] = "Ernie4_5_ForCausalLM";
-    const char *name = e->plan->src->arch.experts > 0 ? moe : dense;
     const char *have = ccq_config_array_string(e->in, "architectures", 0);
     char list[64];
     snprintf(list, sizeof list, "[\"%s\"]", name);
     if (!have || strcmp(have, name) != 0 || ccq_config_array_size(e->in, "architectures") != 1)
-        change(e, "architectures", list, "the Paddle name");
+        change(e, "architectures", list, why);
+}
+
+/* What transformers looks at. */
+static void torch_keys(edits *e)
+{
+    int moe = e->plan->src->arch.experts > 0;
+    class_key(e, moe ? "Ernie4_5_MoeForCausalLM" : "Ernie4_5ForCausalLM", "the torch name");
+    drop(e, "dtype", "the torch name of it is torch_dtype");
+    want_string(e, "torch_dtype", "bfloat16", "what the tensors are");
+    want_string(e, "model_type", moe ? "ernie4_5_moe" : "ernie4_5", "the class of transformers");
+}
+
+static void format_keys(edits *e)
+{
+    if (e->plan->options.names == CCQ_NAMES_TORCH) {
+        torch_keys(e);
+        return;
+    }
+    class_key(e, e->plan->src->arch.experts > 0 ? "Ernie4_5_MoeForCausalLM"
+                                                : "Ernie4_5_ForCausalLM", "the Paddle name");
     drop(e, "torch_dtype", "it would select the torch loader");
     want_string(e, "dtype", "bfloat16", "what the unquantized tensors are");
     drop(e, "transformers_version", "with dtype it would mark a torch checkpoint");
@@ -207,12 +268,9 @@ static void tail_layer(edits *e)
 ccq_code ccq_served_config(ccq_plan *plan, ccq_error *err)
 {
     edits *e = calloc(1, sizeof *e);
-    char *block = e ? quantization(plan) : NULL;
     ccq_code code = CCQ_OK;
-    if (!block) {
-        code = ccq_fail(err, CCQ_NO_MEMORY, "config.json: out of memory");
-        goto done;
-    }
+    if (!e)
+        return ccq_fail(err, CCQ_NO_MEMORY, "config.json: out of memory");
     e->plan = plan;
     e->in = plan->src->config;
     format_keys(e);
@@ -222,14 +280,13 @@ ccq_code ccq_served_config(ccq_plan *plan, ccq_error *err)
         goto done;
     moe_keys(e);
     tail_layer(e);
-    change(e, "quantization_config", block, ccq_scheme_name(plan->options.scheme));
+    quantization_key(e);
     if (e->failed)
         code = ccq_fail(err, CCQ_NO_MEMORY, "config.json: out of memory");
     else
         code = ccq_config_splice(e->in, e->edit, e->count, &plan->config, err);
 done:
-    free(block);
-    for (size_t i = 0; e && i < e->count; i++)
+    for (size_t i = 0; i < e->count; i++)
         free(e->value[i]);
     free(e);
     return code;

@@ -12,7 +12,8 @@
 
 const char *ccq_type_name(ccq_type type)
 {
-    static const char *const names[CCQ_TYPES] = {"bf16", "f32", "wint8", "wint4", "wint2"};
+    static const char *const names[CCQ_TYPES] = {"bf16",  "f32",   "wint8",
+                                                "wint4", "wint2", "block_wise_fp8"};
     return (unsigned)type < CCQ_TYPES ? names[type] : "?";
 }
 

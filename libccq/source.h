@@ -11,6 +11,7 @@
 #include "formats/config.h"
 #include "formats/types.h"
 #include "kernels/ops.h"
+#include "libccq/pool.h"
 
 /* How a tensor of the model is stored. */
 typedef enum ccq_type {
@@ -19,10 +20,12 @@ typedef enum ccq_type {
     CCQ_TYPE_WINT8,
     CCQ_TYPE_WINT4,
     CCQ_TYPE_WINT2,
+    CCQ_TYPE_FP8, /* e4m3fn with a scale for 128 x 128 weights */
     CCQ_TYPES
 } ccq_type;
 
-const char *ccq_type_name(ccq_type type); /* "bf16", "f32", "wint8", "wint4", "wint2" */
+const char *ccq_type_name(ccq_type type); /* "bf16", "f32", "wint8", "wint4", "wint2",
+                                           "block_wise_fp8" */
 
 /* What a tensor is for. */
 typedef enum ccq_role {
@@ -154,5 +157,9 @@ ccq_code ccq_source_read_f32(const ccq_source *src, const ccq_entry *e, float *d
  * owns all arrays: free it. Scales are checked to be finite. */
 ccq_code ccq_source_load(const ccq_source *src, const ccq_entry *e, int rounding, ccq_weight *w,
                          void **memory, ccq_error *err);
+/* The whole of an entry as bf16 [k][n], quantized or not: decoded with the
+ * rounding (CCQ_ROUND_FUSED or UNZIP) over the pool. */
+ccq_code ccq_source_decode(const ccq_source *src, const ccq_entry *e, int rounding,
+                           const ccq_ops *ops, ccq_pool *pool, uint16_t *dst, ccq_error *err);
 
 #endif

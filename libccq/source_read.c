@@ -176,6 +176,16 @@ static ccq_code load_vector(const ccq_source *src, const ccq_tensor *t, char **a
     return CCQ_OK;
 }
 
+/* Of the 256 codes two are NaN. */
+static ccq_code check_fp8(const ccq_entry *e, const uint8_t *q, ccq_error *err)
+{
+    int64_t count = e->k * e->n, first = 0, bad = 0;
+    for (int64_t i = 0; i < count; i++)
+        if ((q[i] & 0x7f) == 0x7f && bad++ == 0)
+            first = i;
+    return bad ? nonfinite(e->name, bad, first, 0, e->n, err) : CCQ_OK;
+}
+
 static ccq_code load_quantized(const ccq_source *src, const ccq_entry *e, char *at, ccq_weight *w,
                                ccq_error *err)
 {
@@ -195,6 +205,11 @@ static ccq_code load_quantized(const ccq_source *src, const ccq_entry *e, char *
         w->local = scale;
         scale = NULL;
     }
+    if (!code && e->type == CCQ_TYPE_FP8) {
+        code = check_fp8(e, w->data, err);
+        w->block_scale = scale;
+        scale = NULL;
+    }
     w->scale = scale;
     w->super = super;
     w->code_scale = code_scale;
@@ -205,7 +220,8 @@ static ccq_code load_quantized(const ccq_source *src, const ccq_entry *e, char *
 ccq_code ccq_source_load(const ccq_source *src, const ccq_entry *e, int rounding, ccq_weight *w,
                          void **memory, ccq_error *err)
 {
-    static const int types[CCQ_TYPES] = {CCQ_W_BF16, -1, CCQ_W_WINT8, CCQ_W_WINT4, CCQ_W_WINT2};
+    static const int types[CCQ_TYPES] = {CCQ_W_BF16,  -1,          CCQ_W_WINT8,
+                                          CCQ_W_WINT4, CCQ_W_WINT2, CCQ_W_FP8};
     uint64_t size = padded((uint64_t)e->k * (uint64_t)e->n * 2);
     ccq_code code;
     *memory = NULL;

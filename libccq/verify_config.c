@@ -3,6 +3,8 @@
  * for quantized checkpoints; a BF16 one is input, not what is served. */
 #include "libccq/verify.h"
 
+#include "kernels/encode.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -222,6 +224,38 @@ static void check_wint2(ccq_verifier *v)
     check_dense(v, 0);
 }
 
+/* Either form of block_wise_fp8: plain for models without experts. */
+static void check_fp8(ccq_verifier *v, int mixed)
+{
+    static const char type[] = "block_wise_fp8";
+    int64_t rows = 0, columns = 0;
+    if (mixed) {
+        want_string(v, BLOCK "dense_quant_type", type);
+        want_string(v, BLOCK "moe_quant_type", type);
+    } else if (v->moe) {
+        FOUND(v, "\"" BLOCK "quantization\" is \"%s\": FastDeploy finds the scales of experts "
+                 "under \"mix_quant\" only", type);
+    }
+    ccq_config_array_int(v->config, BLOCK "weight_block_size", 0, &rows);
+    ccq_config_array_int(v->config, BLOCK "weight_block_size", 1, &columns);
+    if (rows != CCQ_FP8_BLOCK || columns != CCQ_FP8_BLOCK)
+        FOUND(v, "\"" BLOCK "weight_block_size\" is not [128, 128]");
+    for (size_t i = 0; v->src && i < v->src->count; i++) {
+        const ccq_entry *e = &v->src->entry[i];
+        if (ccq_entry_linear(e) && e->type != CCQ_TYPE_FP8)
+            ccq_verify_add(v, CCQ_CONFIG, file, e->name, "is %s, quantization_config says %s",
+                           ccq_type_name(e->type), type);
+    }
+}
+
+static int is_fp8(const ccq_verifier *v, const char *name)
+{
+    static const char type[] = "block_wise_fp8";
+    const char *moe = ccq_config_string(v->config, BLOCK "moe_quant_type");
+    return strcmp(name, type) == 0 ||
+           (strcmp(name, "mix_quant") == 0 && moe && strcmp(moe, type) == 0);
+}
+
 static void check_quantization(ccq_verifier *v)
 {
     char shown[100];
@@ -239,6 +273,8 @@ static void check_quantization(ccq_verifier *v)
         want_string(v, BLOCK "dense_quant_type", "wint8");
     if (strcmp(name, "wint2") == 0)
         check_wint2(v);
+    else if (is_fp8(v, name))
+        check_fp8(v, strcmp(name, "mix_quant") == 0);
     else if (strcmp(name, "wint8") != 0)
         ccq_verify_note(v, "config.json: quantization \"%s\" is not checked",
                         ccq_escape(shown, sizeof shown, name, strlen(name)));

@@ -4,6 +4,7 @@
 #include "libccq/verify.h"
 
 #include "kernels/convert.h"
+#include "kernels/encode.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -224,12 +225,34 @@ static void check_wint2(tensors *s, linear *q)
         check_columns(s, q);
 }
 
+static int64_t blocks(int64_t length)
+{
+    return (length + CCQ_FP8_BLOCK - 1) / CCQ_FP8_BLOCK;
+}
+
+static void check_fp8(tensors *s, linear *q)
+{
+    const ccq_tensor *w = q->part[CCQ_SUFFIX_QUANT_WEIGHT],
+                     *scale = q->part[CCQ_SUFFIX_WEIGHT_SCALE];
+    q->k = (int64_t)w->shape[0];
+    q->n = (int64_t)w->shape[1];
+    want(s, q, w, CCQ_DT_I8, q->k, q->n);
+    want(s, q, scale, CCQ_DT_F32, blocks(q->k), blocks(q->n));
+    if (q->slot->role == CCQ_ROLE_UP_GATE && q->n / 2 % CCQ_FP8_BLOCK)
+        BROKEN(s, q,
+               "gate/up boundary %" PRId64
+               " is not a multiple of 128: a block would span both",
+               q->n / 2);
+    if (q->good)
+        free(read_finite(s, scale));
+}
+
 static void check_weight_only(tensors *s, linear *q)
 {
     const ccq_tensor *w = q->part[CCQ_SUFFIX_QUANT_WEIGHT],
                      *scale = q->part[CCQ_SUFFIX_WEIGHT_SCALE];
     if (scale->rank == 2 && scale->dtype == CCQ_DT_F32) {
-        FOUND(s, w, CCQ_UNSUPPORTED, "block_wise_fp8 is not checked");
+        check_fp8(s, q);
         return;
     }
     q->k = (int64_t)w->shape[1];

@@ -265,8 +265,9 @@ class Sizes(Case):
         out = json.loads(self.run_tool("--json", "--effort=fast", "--w4-end-layer=0", self.model(),
                                        self.out).stdout)
         for key in ("schema input output dry_run recipe tensors bytes_by_kind tensor_bytes "
-                    "parameters bits_per_weight fits free_bytes skipped sqnr_db_by_type wall_s encode_s "
-                    "encode_weights peak_rss_bytes experts_without_statistics").split():
+                    "parameters bits_per_weight fits free_bytes skipped sqnr_db_by_type wall_s "
+                    "encode_s encode_weights peak_rss_bytes "
+                    "experts_without_statistics").split():
             self.assertIn(key, out)
         self.assertEqual(out["schema"], "ccq.quantize/1")
         self.assertEqual(out["encode_weights"], 2 * 3 * 128 * 128)
@@ -344,21 +345,21 @@ class Refusals(Case):
     def test_options(self):
         model = self.model()
         for more, says in [
-            (["--scheme=wint3"], "wint2 or wint8"),
-            (["--scheme=wint4"], "wint2 or wint8"),
+            (["--scheme=wint3"], "one of wint2|wint4|wint8|block_wise_fp8|bf16"),
             (["--w4-end-layer=2"], "w4-end-layer 2 is outside -1..1"),
             (["--w4-end-layer=-2"], "w4-end-layer -2 is outside -1..1"),
             (["--w4-end-layer=x"], "w4-end-layer"),
             (["--scheme=wint8", "--w4-end-layer=0"], "w4-end-layer"),
+            (["--scheme=wint4", "--w4-end-layer=0"], "w4-end-layer"),
+            (["--names=torch"], "only with scheme bf16"),
+            (["--scheme=bf16", "--names=jax"], "paddle|torch"),
+            (["--shard-size=1Q"], "a size in bytes"),
             (["--gain=9"], "0 to 8"),
             (["--effort=best"], "fast|normal"),
             (["--k-order=torch"], "fastdeploy|plain"),
             (["--weight-only-rule=tpu"], "gpu|cpu"),
             (["--dryrun"], "--dry-run"),
             (["--resume"], "unknown option"),
-            (["--shard-size=1G"], "unknown option"),
-            (["--recipe=x"], "unknown option"),
-            (["--tensor-type=a=b"], "unknown option"),
             (["-j0"], "threads"),
             (["third"], "too many"),
         ]:

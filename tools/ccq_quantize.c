@@ -1,4 +1,5 @@
-/* ccq-quantize: a BF16 checkpoint in, a WINT2 (or wint8) checkpoint out. */
+/* ccq-quantize: a BF16 checkpoint in, a WINT2 checkpoint (or another that
+ * FastDeploy or transformers load) out. */
 #include "tools/quantize_report.h"
 
 #include <signal.h>
@@ -6,27 +7,45 @@
 #include <unistd.h>
 
 static const cli_option options[] = {
-    {"What to produce", 0, "scheme", "wint2|wint8",
+    {"What to produce", 0, "scheme", "wint2|wint4|wint8|block_wise_fp8|bf16",
      "default wint2: experts wint2, those of the first layers wint4, other linears wint8\n"
-     "wint8: every linear wint8 (models without experts)"},
+     "wint4: all experts wint4, other linears wint8\n"
+     "wint8: every linear wint8 (models without experts)\n"
+     "block_wise_fp8: every linear in 8-bit floats, a scale for 128 x 128 weights\n"
+     "bf16: convert names and layout, or decode a quantized INPUT"},
     {NULL, 0, "w4-end-layer", "N",
      "last layer, inclusive and counted over all layers, whose experts are wint4; -1: none "
      "(default: first layer with experts + 3)"},
+    {NULL, 0, "tensor-type", "REGEX=TYPE",
+     "type of the tensors whose Paddle name matches (POSIX extended); may be repeated, the last "
+     "match wins; TYPE as in --scheme"},
     {NULL, 0, "k-order", "fastdeploy|plain",
-     "row order inside 64-row groups (default fastdeploy; plain: FastDeploy before 2.1)"},
+     "row order inside 64-row groups (default fastdeploy; plain: FastDeploy before 2.1)\n"
+     "with --scheme bf16: that of a quantized INPUT which does not record it"},
+    {NULL, 0, "names", "paddle|torch",
+     "default paddle; torch, only with --scheme bf16: what transformers loads"},
     {NULL, 0, "weight-only-rule", "gpu|cpu",
      "how Paddle computes wint8 and wint4 integers (default gpu)"},
+    {NULL, 0, "recipe", "FILE.json",
+     "all of the above from a file, such as the ccq_recipe.json of an output; options given here "
+     "win"},
     {"How to encode", 0, "effort", "fast|normal", "default normal"},
     {NULL, 0, "gain", "E", "eighths of the shrinkage to undo, 0..8 (default 4; 0: least squares)"},
     {"The job", 0, "dry-run", NULL,
      "print the plan, exact to the byte (-v: each tensor); reads headers only"},
     {NULL, 0, "overwrite", NULL, "replace a checkpoint in OUTPUT"},
+    {NULL, 0, "shard-size", "SIZE",
+     "tensor bytes of a file, such as 512M (10^6) or 4GiB (default 5G; 0: one file)"},
+    {NULL, 0, "force", NULL,
+     "let --tensor-type quantize lm_head, which only ccq's own tools can read then"},
     CLI_COMMON,
 };
 
 typedef struct settings {
     ccq_quantize_options quantize;
-    const char *input, *output;
+    ccq_text_list given;         /* --tensor-type, as given */
+    ccq_text_list types;         /* those of the recipe, then the given ones */
+    const char *input, *output, *recipe;
     int dry_run;
 } settings;
 
@@ -67,33 +86,112 @@ static int take_scheme(cli *c, settings *s)
             return 0;
         }
     char shown[120];
-    cli_error(c, "unknown scheme '%s': wint2 or wint8",
-              ccq_escape(shown, sizeof shown, c->value, strlen(c->value)));
+    cli_error(c, "unknown scheme '%s': one of %s",
+              ccq_escape(shown, sizeof shown, c->value, strlen(c->value)), c->option->arg);
     return -1;
+}
+
+static int take_w4_end(cli *c, settings *s)
+{
+    return cli_int(c, -1000000, 1000000, &s->quantize.w4_end_layer);
+}
+
+static int take_order(cli *c, settings *s)
+{
+    return cli_choice(c, NULL, &s->quantize.order);
+}
+
+static int take_rule(cli *c, settings *s)
+{
+    return cli_choice(c, NULL, &s->quantize.rule);
+}
+
+static int take_names(cli *c, settings *s)
+{
+    return cli_choice(c, NULL, &s->quantize.names);
+}
+
+static int take_effort(cli *c, settings *s)
+{
+    return cli_choice(c, NULL, &s->quantize.effort);
+}
+
+static int take_gain(cli *c, settings *s)
+{
+    int64_t value = 0;
+    int rc = cli_int(c, 0, 8, &value);
+    s->quantize.gain = (int)value;
+    return rc;
+}
+
+static int take_shard_size(cli *c, settings *s)
+{
+    return cli_size(c, &s->quantize.shard_bytes);
+}
+
+static int take_tensor_type(cli *c, settings *s)
+{
+    if (!ccq_text_add(&s->given, "%s", c->value))
+        return 0;
+    cli_error(c, "out of memory");
+    return -1;
+}
+
+static int take_recipe(cli *c, settings *s)
+{
+    s->recipe = c->value;
+    return 0;
+}
+
+static int take_force(cli *c, settings *s)
+{
+    (void)c;
+    s->quantize.force = 1;
+    return 0;
+}
+
+static int take_overwrite(cli *c, settings *s)
+{
+    (void)c;
+    s->quantize.overwrite = 1;
+    return 0;
+}
+
+static int take_dry_run(cli *c, settings *s)
+{
+    (void)c;
+    s->dry_run = 1;
+    return 0;
 }
 
 static int take_option(cli *c, settings *s)
 {
-    int64_t value = 0;
-    int rc = 0;
-    if (cli_is(c, "scheme"))
-        rc = take_scheme(c, s);
-    else if (cli_is(c, "w4-end-layer"))
-        rc = cli_int(c, -1000000, 1000000, &s->quantize.w4_end_layer);
-    else if (cli_is(c, "k-order"))
-        rc = cli_choice(c, NULL, &s->quantize.order);
-    else if (cli_is(c, "weight-only-rule"))
-        rc = cli_choice(c, NULL, &s->quantize.rule);
-    else if (cli_is(c, "effort"))
-        rc = cli_choice(c, NULL, &s->quantize.effort);
-    else if (cli_is(c, "gain")) {
-        rc = cli_int(c, 0, 8, &value);
-        s->quantize.gain = (int)value;
-    } else if (cli_is(c, "dry-run"))
-        s->dry_run = 1;
-    else if (cli_is(c, "overwrite"))
-        s->quantize.overwrite = 1;
-    return rc;
+    static const struct {
+        const char *name;
+        unsigned bit; /* CCQ_SET_* */
+        int (*take)(cli *c, settings *s);
+    } takers[] = {
+        {"scheme", CCQ_SET_SCHEME, take_scheme},
+        {"w4-end-layer", CCQ_SET_W4_END, take_w4_end},
+        {"tensor-type", 0, take_tensor_type},
+        {"k-order", CCQ_SET_ORDER, take_order},
+        {"names", CCQ_SET_NAMES, take_names},
+        {"weight-only-rule", CCQ_SET_RULE, take_rule},
+        {"recipe", 0, take_recipe},
+        {"effort", CCQ_SET_EFFORT, take_effort},
+        {"gain", CCQ_SET_GAIN, take_gain},
+        {"dry-run", 0, take_dry_run},
+        {"overwrite", 0, take_overwrite},
+        {"shard-size", CCQ_SET_SHARD, take_shard_size},
+        {"force", CCQ_SET_FORCE, take_force},
+    };
+    for (size_t i = 0; i < sizeof takers / sizeof *takers; i++) {
+        if (!cli_is(c, takers[i].name))
+            continue;
+        s->quantize.set |= takers[i].bit;
+        return takers[i].take(c, s);
+    }
+    return -1; /* every option of the table is above */
 }
 
 static int take_argument(cli *c, settings *s)
@@ -198,15 +296,34 @@ static int run_job(const cli *c, report *r, ccq_pool *pool, const ccq_ops *ops)
     return status;
 }
 
+/* The recipe under the options; its tensor types before theirs. */
+static int use_recipe(const cli *c, settings *s)
+{
+    ccq_error err = {0};
+    if (s->recipe && ccq_recipe_read(&s->quantize, &s->types, s->recipe, &err))
+        return cli_fail(c, &err);
+    for (size_t i = 0; i < s->given.count; i++)
+        if (ccq_text_add(&s->types, "%s", s->given.text[i])) {
+            cli_error(c, "out of memory");
+            return CLI_UNAVAILABLE;
+        }
+    s->quantize.tensor_type = s->types.text;
+    s->quantize.tensor_types = s->types.count;
+    return CLI_OK;
+}
+
 static int quantize(const cli *c, const settings *s)
 {
+    const ccq_quantize_options *o = &s->quantize;
+    int decodes = o->scheme == CCQ_SCHEME_BF16 && (o->set & CCQ_SET_ORDER);
+    ccq_source_options open = {.order = decodes ? o->order : -1};
     ccq_error err = {0};
     ccq_source *src = NULL;
     ccq_plan *plan = NULL;
     ccq_pool *pool = NULL;
     ccq_ops ops;
     int status;
-    if (ccq_source_open(&src, s->input, NULL, &err))
+    if (ccq_source_open(&src, s->input, &open, &err))
         return cli_fail(c, &err);
     if (ccq_plan_make(&plan, src, &s->quantize, s->output, &err)) {
         status = fail_plan(c, plan, &err);
@@ -240,7 +357,13 @@ int main(int argc, char **argv)
              "Quantizes an ERNIE-4.5 checkpoint to WINT2, the 2-bit format of FastDeploy.\n"
              "INPUT: a directory with config.json and safetensors. OUTPUT: a new directory.",
              options, argc, argv);
-    if (read_arguments(&c, &s, &status) == CLI_STOP)
-        return status;
-    return cli_finish(&c, quantize(&c, &s));
+    if (read_arguments(&c, &s, &status) == CLI_END) {
+        status = use_recipe(&c, &s);
+        if (status == CLI_OK)
+            status = quantize(&c, &s);
+        status = cli_finish(&c, status);
+    }
+    ccq_text_free(&s.types);
+    ccq_text_free(&s.given);
+    return status;
 }

@@ -245,6 +245,8 @@ static void print_detail(const inspect *in, const ccq_detail *d)
         print_histogram(in, "integers + 8", d->code, 16);
     else if (e->type == CCQ_TYPE_WINT8)
         print_histogram(in, "integers + 128", d->code, 256);
+    else if (e->type == CCQ_TYPE_FP8)
+        print_histogram(in, "codes", d->code, 256);
     if (e->type != CCQ_TYPE_WINT2)
         return;
     print_histogram(in, "codes", d->code, 256);

@@ -61,7 +61,11 @@ static void print_recipe(const report *r)
         fprintf(stderr, ", wint4 experts up to layer %" PRId64 ", K order %s, effort %s, gain %d/8",
                 o->w4_end_layer, o->order == CCQ_ORDER_PLAIN ? "plain" : "fastdeploy",
                 o->effort == CCQ_EFFORT_FAST ? "fast" : "normal", o->gain);
-    fprintf(stderr, ", %s rule\n", o->rule == CCQ_RULE_CPU ? "cpu" : "gpu");
+    if (o->scheme == CCQ_SCHEME_BF16)
+        fprintf(stderr, ", %s names", o->names == CCQ_NAMES_TORCH ? "torch" : "Paddle");
+    else if (o->scheme != CCQ_SCHEME_FP8)
+        fprintf(stderr, ", %s rule", o->rule == CCQ_RULE_CPU ? "cpu" : "gpu");
+    fputc('\n', stderr);
 }
 
 static void print_lists(const report *r)

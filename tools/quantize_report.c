@@ -34,7 +34,7 @@ static const char *grouped(char out[32], uint64_t v)
 static void print_row(const char *name, const row *t, double sqnr, int measured)
 {
     char parameters[32], bytes[32];
-    printf("%-8s %8zu %18s %18s %12.4f", name, t->tensors, grouped(parameters, t->parameters),
+    printf("%-14s %8zu %18s %18s %12.4f", name, t->tensors, grouped(parameters, t->parameters),
            grouped(bytes, t->bytes),
            t->parameters ? 8.0 * (double)t->bytes / (double)t->parameters : 0.0);
     if (measured && isfinite(sqnr))
@@ -52,7 +52,7 @@ static void print_types(const report *r, const ccq_quantize_result *result)
         t->parameters += ccq_entry_parameters(a->entry);
         t->bytes += a->bytes_out;
     }
-    printf("%-8s %8s %18s %18s %12s%s\n", "type", "tensors", "parameters", "bytes", "bits/weight",
+    printf("%-14s %8s %18s %18s %12s%s\n", "type", "tensors", "parameters", "bytes", "bits/weight",
            result ? "    SQNR dB" : "");
     for (int t = CCQ_TYPES - 1; t >= 0; t--) {
         if (!type[t].tensors)
@@ -145,7 +145,8 @@ void report_text(const report *r, const ccq_quantize_result *result)
     if (r->verify && !r->verify->findings)
         printf("verify: ok\n");
     /* Some versions take a path there that skips pre-quantized dense weights. */
-    printf("FastDeploy on compute capability 9.0: serve with FD_USE_MACHETE=0\n");
+    if (r->plan->kind_bytes[CCQ_BYTES_WINT8_WEIGHT])
+        printf("FastDeploy on compute capability 9.0: serve with FD_USE_MACHETE=0\n");
 }
 
 /* ---- JSON ------------------------------------------------------------------------- */
