@@ -58,4 +58,26 @@ ccq_code ccq_source_classify(ccq_source *src, ccq_error *err);
 
 ccq_code ccq_source_note(ccq_source *src, const char *fmt, ...) CCQ_PRINTF(2, 3);
 
+/* ---- ranks.c -------------------------------------------------------------- */
+
+/* How many rank directories make up the model in dir; 0: it is not cut. */
+ccq_code ccq_ranks_find(const char *dir, int *ranks, ccq_error *err);
+char *ccq_rank_dir(const char *dir, int rank); /* malloc'd; NULL: out of memory */
+/* Sizes of the whole -> sizes of a rank. name is that of config.json, for the message. */
+ccq_code ccq_arch_cut(ccq_arch *arch, int ranks, const char *name, ccq_error *err);
+/* Opens every rank of src->dir and joins what they describe. */
+ccq_code ccq_ranks_open(ccq_source *src, const ccq_source_options *options, ccq_error *err);
+/* What rank r has of an entry of a joined source. */
+const ccq_entry *ccq_rank_entry(const ccq_source *src, const ccq_entry *e, int r);
+/* As the functions of source.h, for src->rank. Rows and fp32: of what is not cut. */
+ccq_code ccq_ranks_read_rows(const ccq_source *src, const ccq_entry *e, int64_t k0, int64_t kc,
+                             uint16_t *dst, ccq_error *err);
+ccq_code ccq_ranks_read_bf16(const ccq_source *src, const ccq_entry *e, uint16_t *dst,
+                             ccq_error *err);
+ccq_code ccq_ranks_read_f32(const ccq_source *src, const ccq_entry *e, float *dst, ccq_error *err);
+ccq_code ccq_ranks_decode(const ccq_source *src, const ccq_entry *e, int rounding,
+                          const ccq_ops *ops, ccq_pool *pool, uint16_t *dst, ccq_error *err);
+ccq_code ccq_ranks_load(const ccq_source *src, const ccq_entry *e, int rounding, ccq_weight *w,
+                        void **memory, ccq_error *err);
+
 #endif

@@ -33,6 +33,8 @@ uint64_t ccq_entry_bytes(const ccq_entry *e)
     const ccq_tensor *rest[] = {e->weight_scale, e->super_scales, e->code_scale, e->code_zp};
     uint64_t bytes = 0;
     size_t i;
+    if (e->rank_bytes)
+        return e->rank_bytes;
     for (i = 0; i < (size_t)e->pieces; i++)
         bytes += e->piece[i].tensor->bytes;
     for (i = 0; i < sizeof rest / sizeof *rest; i++)
@@ -150,9 +152,9 @@ static ccq_code apply_set(ccq_source *src, const char *set, ccq_error *err)
     return CCQ_OK;
 }
 
-static ccq_code read_recipe(ccq_source *src, ccq_error *err)
+static ccq_code read_recipe(ccq_source *src, const char *dir, ccq_error *err)
 {
-    char *path = ccq_path_join(src->dir, "ccq_recipe.json"), *text = NULL;
+    char *path = ccq_path_join(dir, "ccq_recipe.json"), *text = NULL;
     size_t size;
     ccq_code code = CCQ_OK;
     if (!path)
@@ -191,9 +193,9 @@ static ccq_code settle_order(ccq_source *src, int asked, ccq_error *err)
     return CCQ_OK;
 }
 
-static ccq_code open_tensors(ccq_source *src, const char *dir, ccq_error *err)
+static ccq_code open_tensors(ccq_source *src, ccq_error *err)
 {
-    ccq_code code = ccq_checkpoint_open(&src->files, dir, err);
+    ccq_code code = ccq_checkpoint_open(&src->files, src->dir, err);
     if (!code)
         code = ccq_source_classify(src, err);
     if (!code)
@@ -201,33 +203,57 @@ static ccq_code open_tensors(ccq_source *src, const char *dir, ccq_error *err)
     return code ? code : check_complete(src, err);
 }
 
-ccq_code ccq_source_open(ccq_source **out, const char *dir, const ccq_source_options *options,
+/* One checkpoint: config.json and recipe of dir, tensors of src->dir, which is dir itself
+ * or a rank directory in it. */
+static ccq_code open_one(ccq_source *src, const char *dir, const ccq_source_options *options,
                          ccq_error *err)
 {
-    static const ccq_source_options defaults = {-1, NULL, 0};
-    ccq_source *src = calloc(1, sizeof *src);
-    ccq_code code;
-    size_t i;
-    *out = NULL;
-    if (!options)
-        options = &defaults;
-    if (!src || !(src->dir = strdup(dir))) {
-        code = ccq_fail(err, CCQ_NO_MEMORY, "%s: out of memory", dir);
-        goto done;
-    }
-    code = ccq_path_exists(dir) ? ccq_config_load(&src->config, dir, err)
-                                : ccq_fail(err, CCQ_NO_INPUT, "%s: no such directory", dir);
-    for (i = 0; i < options->sets && !code; i++)
+    ccq_code code = ccq_config_load(&src->config, dir, err);
+    for (size_t i = 0; i < options->sets && !code; i++)
         code = apply_set(src, options->set[i], err);
     if (!code)
         code = ccq_arch_read(src->config, &src->arch, err);
+    if (!code && src->ranks)
+        code = ccq_arch_cut(&src->arch, src->ranks, ccq_config_name(src->config), err);
     if (!code)
-        code = open_tensors(src, dir, err);
+        code = open_tensors(src, err);
     if (!code)
-        code = read_recipe(src, err);
-    if (!code)
-        code = settle_order(src, options->order, err);
-done:
+        code = read_recipe(src, dir, err);
+    return code ? code : settle_order(src, options->order, err);
+}
+
+static ccq_code open_any(ccq_source *src, const char *dir, const ccq_source_options *options,
+                         ccq_error *err)
+{
+    ccq_code code = ccq_path_exists(dir) ? ccq_ranks_find(dir, &src->ranks, err)
+                                         : ccq_fail(err, CCQ_NO_INPUT, "%s: no such directory", dir);
+    src->tp_rank = options->tp_rank;
+    if (code)
+        return code;
+    if (src->tp_rank >= 0 && !src->ranks)
+        return ccq_fail(err, CCQ_USAGE, "%s: has no rank directories", dir);
+    if (src->tp_rank >= 0 && src->tp_rank >= src->ranks)
+        return ccq_fail(err, CCQ_USAGE, "%s: rank %d is outside 0..%d", dir, src->tp_rank,
+                        src->ranks - 1);
+    if (src->ranks && src->tp_rank < 0)
+        src->dir = strdup(dir);
+    else
+        src->dir = src->ranks ? ccq_rank_dir(dir, src->tp_rank) : strdup(dir);
+    if (!src->dir)
+        return ccq_fail(err, CCQ_NO_MEMORY, "%s: out of memory", dir);
+    return src->ranks && src->tp_rank < 0 ? ccq_ranks_open(src, options, err)
+                                          : open_one(src, dir, options, err);
+}
+
+ccq_code ccq_source_open(ccq_source **out, const char *dir, const ccq_source_options *options,
+                         ccq_error *err)
+{
+    static const ccq_source_options defaults = {-1, NULL, 0, -1};
+    ccq_source *src = calloc(1, sizeof *src);
+    *out = NULL;
+    if (!src)
+        return ccq_fail(err, CCQ_NO_MEMORY, "%s: out of memory", dir);
+    ccq_code code = open_any(src, dir, options ? options : &defaults, err);
     if (code)
         ccq_source_close(src);
     else
@@ -246,11 +272,46 @@ void ccq_source_close(ccq_source *src)
     free(src->skipped);
     free(src->entry);
     free(src->memory);
-    ccq_config_free(src->recipe);
-    ccq_config_free(src->config);
-    ccq_checkpoint_close(src->files);
+    if (!src->rank) { /* else they are those of rank 0 */
+        ccq_config_free(src->recipe);
+        ccq_config_free(src->config);
+        ccq_checkpoint_close(src->files);
+    }
+    for (int r = 0; src->rank && r < src->ranks; r++)
+        ccq_source_close(src->rank[r]);
+    free(src->rank);
     free(src->dir);
     free(src);
+}
+
+size_t ccq_source_shards(const ccq_source *src, uint64_t *bytes)
+{
+    size_t count = 0;
+    uint64_t sum = 0;
+    for (int r = 0; r < (src->rank ? src->ranks : 1); r++) {
+        const ccq_checkpoint *files = src->rank ? src->rank[r]->files : src->files;
+        for (size_t i = 0; i < ccq_checkpoint_shards(files); i++, count++)
+            sum += ccq_checkpoint_shard(files, i)->size;
+    }
+    if (bytes)
+        *bytes = sum;
+    return count;
+}
+
+const char *ccq_source_shard_name(const ccq_source *src, const ccq_tensor *t, char *out,
+                                  size_t size)
+{
+    snprintf(out, size, "%s%s", src->rank ? "rank0/" : "",
+             ccq_checkpoint_shard(src->files, t->shard)->name);
+    return out;
+}
+
+ccq_code ccq_source_recheck(const ccq_source *src, ccq_error *err)
+{
+    ccq_code code = CCQ_OK;
+    for (int r = 0; r < (src->rank ? src->ranks : 1) && !code; r++)
+        code = ccq_checkpoint_recheck(src->rank ? src->rank[r]->files : src->files, err);
+    return code;
 }
 
 const ccq_entry *ccq_source_find(const ccq_source *src, ccq_role role, ccq_block block, int layer,

@@ -76,6 +76,9 @@ typedef struct ccq_entry {
     ccq_piece piece[3]; /* the weight, or quant_weight alone */
     /* the other tensors of a quantized linear; NULL otherwise */
     const ccq_tensor *weight_scale, *super_scales, *code_scale, *code_zp;
+    /* Of a model joined from rank directories: stored bytes of all ranks. k and n are
+     * those of the whole, the tensors above those of ranks 0 and 1. 0 elsewhere. */
+    uint64_t rank_bytes;
 } ccq_entry;
 
 /* 1 for what a scheme may quantize: qkv, o, up_gate, down (not their bias). */
@@ -88,7 +91,8 @@ uint64_t ccq_entry_bytes(const ccq_entry *e);
 typedef struct ccq_arch {
     int64_t layers, hidden, heads, kv_heads, head_dim, vocab;
     int64_t inter; /* width of dense layers; 0 when there are none */
-    int64_t experts, moe_inter, moe_k, shared; /* 0 in a model without experts; shared: how many, fused */
+    /* 0 in a model without experts; shared: how many, fused into one */
+    int64_t experts, moe_inter, moe_k, shared;
     int64_t max_position;
     int64_t moe_start, moe_end; /* first and last MoE layer; moe_end < moe_start: none */
     double rope_theta, eps;
@@ -110,8 +114,11 @@ typedef struct ccq_arch {
 typedef struct ccq_source_options {
     int order;               /* CCQ_ORDER_*, or -1 (default): as recorded, else fastdeploy.
                                 USAGE when it contradicts the record */
-    const char *const *set;  /* "KEY=VALUE", each fills a gap of config.json (USAGE when KEY is there) */
+    /* "KEY=VALUE", each fills a gap of config.json (USAGE when KEY is there) */
+    const char *const *set;
     size_t sets;
+    int tp_rank;             /* of rank directories: that one alone, with the sizes of its
+                                slices; -1 (default): all, joined */
 } ccq_source_options;
 
 typedef struct ccq_source {
@@ -131,6 +138,11 @@ typedef struct ccq_source {
     char **note;
     size_t notes;
     char *memory; /* names */
+    /* A model cut for tensor parallel (docs/format.md): how many ranks there are, 0 = not
+     * cut; the one that was opened alone, -1 = joined. Joined, rank has each of them by
+     * itself, and files, config and recipe are those of rank 0. */
+    int ranks, tp_rank;
+    struct ccq_source **rank;
 } ccq_source;
 
 /* options NULL = defaults. Codes: NO_INPUT, NO_CONFIG, CONFIG, UNKNOWN,
@@ -138,6 +150,13 @@ typedef struct ccq_source {
 ccq_code ccq_source_open(ccq_source **src, const char *dir, const ccq_source_options *options,
                          ccq_error *err);
 void ccq_source_close(ccq_source *src); /* NULL is fine */
+/* Shards of all ranks; bytes (NULL allowed): their file sizes together. */
+size_t ccq_source_shards(const ccq_source *src, uint64_t *bytes);
+/* Path of the shard that holds a tensor of an entry, from src->dir: "rank0/model.safetensors". */
+const char *ccq_source_shard_name(const ccq_source *src, const ccq_tensor *t, char *out,
+                                  size_t size);
+/* Every shard still as it was at opening, else CHANGED. */
+ccq_code ccq_source_recheck(const ccq_source *src, ccq_error *err);
 
 /* NULL when absent. bias: the .bias instead of the weight. */
 const ccq_entry *ccq_source_find(const ccq_source *src, ccq_role role, ccq_block block, int layer,
@@ -147,14 +166,15 @@ const ccq_entry *ccq_source_find(const ccq_source *src, ccq_role role, ccq_block
  * names tensor and index. */
 ccq_code ccq_source_read_bf16(const ccq_source *src, const ccq_entry *e, uint16_t *dst,
                               ccq_error *err);
-/* Rows k0..k0+kc-1 of it; entries with transposed pieces are BUG here. */
+/* Rows k0..k0+kc-1 of it; entries with transposed or several pieces are BUG here. */
 ccq_code ccq_source_read_rows(const ccq_source *src, const ccq_entry *e, int64_t k0, int64_t kc,
                               uint16_t *dst, ccq_error *err);
 /* The same as fp32 (F32 inputs are not rounded: router, correction bias). */
 ccq_code ccq_source_read_f32(const ccq_source *src, const ccq_entry *e, float *dst,
                              ccq_error *err);
 /* A linear (or embedding, or head) as it is stored, for the kernels. *memory
- * owns all arrays: free it. Scales are checked to be finite. */
+ * owns all arrays: free it. Scales are checked to be finite. A linear joined from
+ * ranks is decoded and comes as BF16 (wint2 with CCQ_ROUND_NONE: UNSUPPORTED). */
 ccq_code ccq_source_load(const ccq_source *src, const ccq_entry *e, int rounding, ccq_weight *w,
                          void **memory, ccq_error *err);
 /* The whole of an entry as bf16 [k][n], quantized or not: decoded with the

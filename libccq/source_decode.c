@@ -45,6 +45,8 @@ ccq_code ccq_source_decode(const ccq_source *src, const ccq_entry *e, int roundi
 {
     if (!e->weight_scale)
         return ccq_source_read_bf16(src, e, dst, err);
+    if (src->rank)
+        return ccq_ranks_decode(src, e, rounding, ops, pool, dst, err);
     ccq_weight w;
     void *memory = NULL;
     size_t workers = (size_t)ccq_pool_threads(pool);

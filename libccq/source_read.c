@@ -78,6 +78,8 @@ ccq_code ccq_source_read_bf16(const ccq_source *src, const ccq_entry *e, uint16_
     uint16_t *buffer = NULL;
     ccq_code code = CCQ_OK;
     int i;
+    if (src->rank)
+        return ccq_ranks_read_bf16(src, e, dst, err);
     if (e->pieces == 1 && !e->piece[0].transposed)
         return ccq_source_read_rows(src, e, 0, e->k, dst, err);
     for (i = 0; i < e->pieces && !code; i++) {
@@ -104,6 +106,8 @@ ccq_code ccq_source_read_rows(const ccq_source *src, const ccq_entry *e, int64_t
     if (e->pieces != 1 || e->piece[0].transposed || e->weight_scale || k0 < 0 || k0 + kc > e->k)
         return ccq_fail(err, CCQ_BUG, "%s: no plain rows [%lld, %lld)", e->name, (long long)k0,
                         (long long)(k0 + kc));
+    if (src->rank)
+        return ccq_ranks_read_rows(src, e, k0, kc, dst, err);
     code = read_piece(src, e->piece[0].tensor, first, count, dst, err);
     return code ? code : check_bf16(e, dst, k0, kc, err);
 }
@@ -131,6 +135,8 @@ ccq_code ccq_source_read_f32(const ccq_source *src, const ccq_entry *e, float *d
 {
     int64_t count = e->k * e->n, i, at, bad = 0;
     ccq_code code;
+    if (src->rank && e->pieces == 1)
+        return ccq_ranks_read_f32(src, e, dst, err);
     if (e->pieces == 1 && e->piece[0].tensor->dtype == CCQ_DT_F32) {
         code = read_f32_raw(src, e, dst, err);
     } else {
@@ -224,6 +230,8 @@ ccq_code ccq_source_load(const ccq_source *src, const ccq_entry *e, int rounding
                                           CCQ_W_WINT4, CCQ_W_WINT2, CCQ_W_FP8};
     uint64_t size = padded((uint64_t)e->k * (uint64_t)e->n * 2);
     ccq_code code;
+    if (src->rank)
+        return ccq_ranks_load(src, e, rounding, w, memory, err);
     *memory = NULL;
     memset(w, 0, sizeof *w);
     w->type = types[e->type];

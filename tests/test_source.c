@@ -47,7 +47,8 @@ static void check_figures(void)
     CHECK(s->arch.inter == 256 && s->arch.moe_inter == 128 && !s->arch.tied, "widths");
     ccq_source_close(s);
     s = open_model(check_shared("models/ernie-mini/wint2"));
-    CHECK(s->arch.quantized && !s->arch.order_recorded && s->notes == 1, "quantized, order assumed");
+    CHECK(s->arch.quantized && !s->arch.order_recorded && s->notes == 1,
+          "quantized, order assumed");
     CHECK(ccq_source_find(s, CCQ_ROLE_DOWN, CCQ_BLOCK_EXPERT, 5, 7, 0)->type == CCQ_TYPE_WINT2,
           "type");
     CHECK(ccq_source_find(s, CCQ_ROLE_O, CCQ_BLOCK_ATTENTION, 5, -1, 0)->type == CCQ_TYPE_WINT8,
@@ -61,7 +62,7 @@ static void check_set(void)
 {
     const char *dir = check_shared("models/ernie-micro");
     const char *good[] = {"some_key=7", "other=word"}, *bad[] = {"hidden_size=128"};
-    ccq_source_options options = {-1, good, 2};
+    ccq_source_options options = {-1, good, 2, -1};
     ccq_source *s = NULL;
     ccq_error err;
     int64_t v = 0;

@@ -316,7 +316,7 @@ static int quantize(const cli *c, const settings *s)
 {
     const ccq_quantize_options *o = &s->quantize;
     int decodes = o->scheme == CCQ_SCHEME_BF16 && (o->set & CCQ_SET_ORDER);
-    ccq_source_options open = {.order = decodes ? o->order : -1};
+    ccq_source_options open = {.order = decodes ? o->order : -1, .tp_rank = -1};
     ccq_error err = {0};
     ccq_source *src = NULL;
     ccq_plan *plan = NULL;

@@ -22,7 +22,7 @@ static double now(void)
 static ccq_code open_source(const run *r, const char *dir, int main_model, ccq_source **src,
                             ccq_error *err)
 {
-    ccq_source_options o = {.order = -1};
+    ccq_source_options o = {.order = -1, .tp_rank = -1};
     ccq_code code;
 
     if (main_model) {
