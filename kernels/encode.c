@@ -1,6 +1,5 @@
 #include "kernels/encode.h"
 
-#include "kernels/tile.h"
 
 #include <math.h>
 #include <string.h>
@@ -16,114 +15,73 @@ typedef struct trial {
     double cost; /* s^2 * sum J, exact for k <= 8192: s^2 has 16 bits, |sum J| < 2^37 */
 } trial;
 
+/* The column at work. */
 typedef struct work {
     const ccq_ops *ops;
     int64_t k, groups;
-    float *w;   /* stored order, scaled to amax in [1, 2) */
-    float *rms; /* of each group of w */
+    const float *x; /* stored order, scaled to amax in [1, 2) */
+    float *rms;     /* of each group of x */
     int16_t *u;
     trial now, best;
 } work;
+
+/* A panel of columns and what was chosen for each. A column that is not encoded
+ * (zero, tiny or padding) keeps zero bytes on the first line at s = 1. */
+typedef struct panel {
+    const ccq_panel_ops *ops;
+    const float *w; /* [k][16] */
+    int64_t k;
+    int order;
+    int encoded[CCQ_PANEL], e[CCQ_PANEL];      /* e: the exponent of the column's amax */
+    float scale[CCQ_PANEL], s[CCQ_PANEL];      /* 2^-e; the super scale of the scaled column */
+    const ccq_book *book[CCQ_PANEL];
+    float *x;       /* columns scaled and in stored order, k apart */
+    uint8_t *bytes; /* k/4 apart */
+    uint8_t *local; /* k/64 apart */
+} panel;
 
 /* A group at l0 +- width. */
 typedef struct window {
     int lo, hi;
 } window;
 
+/* A panel of one column, the panel's columns, their codes; then one column's. */
 size_t ccq_encode_scratch(int64_t k)
 {
-    size_t n = (size_t)k;
+    size_t n = (size_t)k, codes = n / CCQ_WINDOWS + n / CCQ_GROUP;
 
-    return n * sizeof(float) + n / CCQ_GROUP * sizeof(float) + n * sizeof(int16_t) +
-           2 * (n / CCQ_WINDOWS + n / CCQ_GROUP);
+    return 2 * CCQ_PANEL * n * sizeof(float) + n / CCQ_GROUP * sizeof(float) +
+           n * sizeof(int16_t) + (CCQ_PANEL + 2) * codes;
 }
 
-static void carve(work *x, const ccq_ops *ops, int64_t k, void *scratch)
+static void carve(panel *t, work *x, const ccq_ops *ops, int64_t k, void *scratch)
 {
+    int64_t codes = k / CCQ_WINDOWS;
+
+    memset(t, 0, sizeof *t);
     memset(x, 0, sizeof *x);
+    t->ops = &ops->panel;
+    t->k = x->k = k;
     x->ops = ops;
-    x->k = k;
     x->groups = k / CCQ_GROUP;
-    x->w = scratch;
-    x->rms = x->w + k;
+    t->x = (float *)scratch + CCQ_PANEL * k;
+    x->rms = t->x + CCQ_PANEL * k;
     x->u = (int16_t *)(void *)(x->rms + x->groups);
-    x->now.bytes = (uint8_t *)(x->u + k);
-    x->best.bytes = x->now.bytes + k / CCQ_WINDOWS;
-    x->now.local = x->best.bytes + k / CCQ_WINDOWS;
+    t->bytes = (uint8_t *)(x->u + k);
+    x->now.bytes = t->bytes + CCQ_PANEL * codes;
+    x->best.bytes = x->now.bytes + codes;
+    t->local = x->best.bytes + codes;
+    x->now.local = t->local + CCQ_PANEL * x->groups;
     x->best.local = x->now.local + x->groups;
-}
-
-static float column_amax(const float *w, int64_t k)
-{
-    float amax = 0.0f;
-
-    for (int64_t i = 0; i < k; i++) {
-        float a = fabsf(w[i]);
-        amax = a > amax ? a : amax;
-    }
-    return amax;
-}
-
-/* x->w = w * 2^-e in stored order. One rounding an element, and only for those
- * that underflow. 2^-e is a float (subnormal for e = 127) unless amax is a
- * subnormal; then ldexpf does the same work. */
-static void gather(work *x, const float *w, int order, int e)
-{
-    float scale = e >= -127 ? ldexpf(1.0f, -e) : 0.0f;
-    int from[CCQ_GROUP];
-
-    for (int i = 0; i < CCQ_GROUP; i++)
-        from[i] = ccq_stored_to_logical(i, order);
-    for (int64_t g = 0; g < x->k; g += CCQ_GROUP)
-        for (int i = 0; i < CCQ_GROUP; i++) {
-            float v = w[g + from[i]];
-            x->w[g + i] = e >= -127 ? v * scale : ldexpf(v, -e);
-        }
-}
-
-/* Whether every square of the group is exact in fp32: bf16 values (8 significant
- * bits) that are zero or at least 2^-60. Then a product and a sum round as fmaf
- * does, and need no call of the C library. */
-static int squares_are_exact(const float *w)
-{
-    uint32_t bits[CCQ_GROUP], inexact = 0;
-
-    memcpy(bits, w, sizeof bits);
-    for (int i = 0; i < CCQ_GROUP; i++) {
-        uint32_t size = bits[i] & 0x7fffffffu;
-        inexact |= (size & 0xffffu) | (uint32_t)(size - 1 < 0x21800000u - 1);
-    }
-    return !inexact;
-}
-
-/* The order of this sum is part of the format of the result: lane j takes the
- * four rows of block j, then lanes j and j+8, +4, +2, +1. */
-static float group_rms(const float *w)
-{
-    int exact = squares_are_exact(w);
-    float q[BLOCKS];
-
-    for (int j = 0; j < BLOCKS; j++) {
-        const float *v = w + CCQ_WINDOWS * j;
-        if (exact)
-            q[j] = v[0] * v[0] + v[1] * v[1] + v[2] * v[2] + v[3] * v[3];
-        else
-            q[j] = fmaf(v[3], v[3], fmaf(v[2], v[2], fmaf(v[1], v[1], v[0] * v[0])));
-    }
-    for (int step = BLOCKS / 2; step > 0; step /= 2)
-        for (int j = 0; j < step; j++)
-            q[j] += q[j + step];
-    return sqrtf(q[0] / (float)CCQ_GROUP);
 }
 
 static float energies(work *x)
 {
     float max = 0.0f;
 
-    for (int64_t g = 0; g < x->groups; g++) {
-        x->rms[g] = group_rms(x->w + g * CCQ_GROUP);
+    x->ops->panel.rms(x->x, x->groups, x->rms);
+    for (int64_t g = 0; g < x->groups; g++)
         max = x->rms[g] > max ? x->rms[g] : max;
-    }
     return max;
 }
 
@@ -133,30 +91,17 @@ static float super_scale(const ccq_book *book, float max_rms, int d)
     return ccq_round_bf16(1.13f * max_rms / (book->rms * (float)d));
 }
 
-/* u = clamp(rint(w * 16/s)). Clamping first is the same, its bounds being
- * integers, and leaves a range where adding 1.5 * 2^23 rounds to even. */
-static void to_units(work *x, float s)
-{
-    const float inv = 16.0f / s, magic = 12582912.0f;
-
-    for (int64_t i = 0; i < x->k; i++) {
-        float p = x->w[i] * inv;
-        p = p < -32768.0f ? -32768.0f : p;
-        p = p > 32767.0f ? 32767.0f : p;
-        p = (p + magic) - magic;
-        x->u[i] = (int16_t)(int32_t)p;
-    }
-}
-
 /* Local scales to try: about the best one for a Gaussian group with the points
  * of this line (the rms is the line's own), l0 +- width. */
 static window local_window(const trial *t, float rms, int width)
 {
+    const float magic = 12582912.0f; /* rounds to even */
     float l = 1.13f * rms / t->book->rms / t->s;
-    int l0 = (int)rintf(l < 1.0f ? 1.0f : l > 15.0f ? 15.0f : l);
-    window r = {l0 - width < 1 ? 1 : l0 - width, l0 + width > 15 ? 15 : l0 + width};
+    int l0;
 
-    return r;
+    l = l < 1.0f ? 1.0f : l > 15.0f ? 15.0f : l;
+    l0 = (int)((l + magic) - magic);
+    return (window){l0 - width < 1 ? 1 : l0 - width, l0 + width > 15 ? 15 : l0 + width};
 }
 
 /* One (line, s) over the whole column into x->now; keeps it if it is better.
@@ -169,25 +114,26 @@ static void try_scale(work *x, const ccq_book *book, float s, int width)
 
     t->book = book;
     t->s = s;
-    to_units(x, s);
+    x->ops->panel.units(x->x, x->k, 16.0f / s, x->u);
     for (int64_t g = 0; g < x->groups; g++) {
         window r = local_window(t, x->rms[g], width);
-        int32_t J[MAX_TRIALS], least = 0;
         uint8_t best[MAX_TRIALS][BLOCKS];
-        int l = 0;
+        int32_t J[MAX_TRIALS];
+        int64_t least = 0; /* 16 J + l: a minimum without branches */
+        int l;
 
         x->ops->search(book, x->u + g * CCQ_GROUP, r.lo, r.hi, J, best);
-        for (int i = 0; i <= r.hi - r.lo; i++)
-            if (J[i] < least) {
-                least = J[i];
-                l = r.lo + i;
-            }
+        for (int i = 0; i <= r.hi - r.lo; i++) {
+            int64_t key = (int64_t)J[i] * 16 + r.lo + i;
+            least = key < least ? key : least;
+        }
+        l = (int)(least & 15);
         t->local[g] = (uint8_t)l;
         if (l)
             memcpy(t->bytes + g * BLOCKS, best[l - r.lo], BLOCKS);
         else
             memset(t->bytes + g * BLOCKS, 0, BLOCKS);
-        sum += least;
+        sum += (least - l) / 16;
     }
     t->cost = (double)s * (double)s * (double)sum;
     if (x->best.book && !(t->cost < x->best.cost))
@@ -218,20 +164,6 @@ static void choose(work *x, const ccq_encoder *enc, int effort)
         try_scale(x, &enc->book[i], s, 2);
 }
 
-/* Values of the 64 stored rows of group g at super scale s, rounded as the
- * fused kernel does. */
-static void decode_group(const trial *t, int64_t g, float s, float w[CCQ_GROUP])
-{
-    float scale = ccq_group_scale(t->local[g], s, CCQ_ROUND_FUSED);
-    int32_t value[CCQ_GROUP]; /* times -256 */
-
-    for (int r = 0; r < BLOCKS; r++)
-        for (int i = 0; i < CCQ_WINDOWS; i++)
-            value[CCQ_WINDOWS * r + i] = t->book->value[i][t->bytes[g * BLOCKS + r]];
-    for (int i = 0; i < CCQ_GROUP; i++)
-        w[i] = ccq_code_weight(-(value[i] >> 8), scale, CCQ_ROUND_FUSED);
-}
-
 /* rho^(eighths/8), from square roots alone. */
 static double power(double rho, int eighths)
 {
@@ -245,56 +177,86 @@ static double power(double rho, int eighths)
     return p;
 }
 
-/* Least squares shrinks the column; this gives part of it back. */
-static float gained(const work *x, int gain)
+/* ---- A panel ------------------------------------------------------------- */
+
+/* Columns to scale and encode: 2^-e is a float for e >= -127. Below, s < 2^-5 leaves
+ * a super scale far under 2^-110, and the column becomes zeros whatever its codes. */
+static void scale_columns(panel *t, const ccq_encoder *enc, int count)
 {
-    const trial *t = &x->best;
-    double ww = 0.0, wv = 0.0, rho;
-    float v[CCQ_GROUP];
+    float amax[CCQ_PANEL];
+
+    t->ops->amax(t->w, t->k, amax);
+    for (int c = 0; c < CCQ_PANEL; c++) {
+        t->e[c] = amax[c] > 0.0f ? ilogbf(amax[c]) : 0;
+        t->encoded[c] = c < count && amax[c] > 0.0f && t->e[c] >= -127;
+        t->scale[c] = t->encoded[c] ? ldexpf(1.0f, -t->e[c]) : 1.0f;
+        t->book[c] = &enc->book[0];
+        t->s[c] = 1.0f;
+    }
+    t->ops->gather(t->w, t->k, t->order, t->scale, t->x);
+}
+
+static void clear_codes(panel *t, int c)
+{
+    memset(t->bytes + c * (t->k / CCQ_WINDOWS), 0, (size_t)t->k / CCQ_WINDOWS);
+    memset(t->local + c * (t->k / CCQ_GROUP), 0, (size_t)t->k / CCQ_GROUP);
+}
+
+static void encode_columns(panel *t, work *x, const ccq_encoder *enc, int effort)
+{
+    for (int c = 0; c < CCQ_PANEL; c++) {
+        clear_codes(t, c);
+        if (!t->encoded[c])
+            continue;
+        x->x = t->x + c * t->k;
+        x->best.book = NULL;
+        choose(x, enc, effort);
+        t->book[c] = x->best.book;
+        t->s[c] = x->best.s;
+        memcpy(t->bytes + c * (t->k / CCQ_WINDOWS), x->best.bytes, (size_t)t->k / CCQ_WINDOWS);
+        memcpy(t->local + c * x->groups, x->best.local, (size_t)x->groups);
+    }
+}
+
+static void load_lines(const panel *t, ccq_coded_group *to)
+{
+    for (int i = 0; i < CCQ_GROUP; i++)
+        to->row[i] = ccq_stored_to_logical(i, t->order);
+    for (int c = 0; c < CCQ_PANEL; c++) {
+        to->cs[c] = t->book[c]->cs;
+        to->zp[c] = t->book[c]->zp;
+    }
+}
+
+/* Group g at super scales s. */
+static void load_group(const panel *t, int64_t g, const float s[CCQ_PANEL], ccq_coded_group *to)
+{
+    t->ops->turn(t->bytes + g * BLOCKS, t->k / CCQ_WINDOWS, to->bytes);
+    for (int c = 0; c < CCQ_PANEL; c++)
+        to->scale[c] = ccq_group_scale(t->local[c * (t->k / CCQ_GROUP) + g], s[c], CCQ_ROUND_FUSED);
+}
+
+/* Least squares shrinks a column; this gives part of it back. */
+static void apply_gain(panel *t, int gain)
+{
+    ccq_panel_sums sums = {{0}, {0}, {0}, {0}};
+    ccq_coded_group group;
 
     if (gain <= 0)
-        return t->s;
-    for (int64_t g = 0; g < x->groups; g++) {
-        decode_group(t, g, t->s, v);
-        for (int i = 0; i < CCQ_GROUP; i++) {
-            double w = (double)x->w[g * CCQ_GROUP + i];
-            ww += w * w;
-            wv += w * (double)v[i];
-        }
+        return;
+    load_lines(t, &group);
+    for (int64_t g = 0; g < t->k / CCQ_GROUP; g++) {
+        load_group(t, g, t->s, &group);
+        t->ops->products(&group, t->w + g * CCQ_GROUP * CCQ_PANEL, t->scale, &sums);
     }
-    if (!(wv > 0.0)) /* l = 0 everywhere comes here too */
-        return t->s;
-    rho = ww / wv;
-    rho = rho < 1.0 ? 1.0 : rho > 2.0 ? 2.0 : rho;
-    return ccq_bf16_to_f32(ccq_f64_to_bf16((double)t->s * power(rho, gain)));
-}
-
-static void measure(const trial *t, const float *w, int64_t k, int order, ccq_column *out)
-{
-    float v[CCQ_GROUP], super = ccq_bf16_to_f32(out->super);
-    int from[CCQ_GROUP];
-
-    for (int i = 0; i < CCQ_GROUP; i++)
-        from[i] = ccq_stored_to_logical(i, order);
-    out->error = out->energy = out->max_error = 0.0;
-    for (int64_t g = 0; g < k / CCQ_GROUP; g++) {
-        decode_group(t, g, super, v);
-        for (int i = 0; i < CCQ_GROUP; i++) {
-            double a = (double)w[g * CCQ_GROUP + from[i]];
-            double d = a - (double)v[i];
-            out->error += d * d;
-            out->energy += a * a;
-            out->max_error = fabs(d) > out->max_error ? fabs(d) : out->max_error;
-        }
+    for (int c = 0; c < CCQ_PANEL; c++) {
+        double rho;
+        if (!t->encoded[c] || !(sums.wv[c] > 0.0)) /* l = 0 everywhere comes here too */
+            continue;
+        rho = sums.ww[c] / sums.wv[c];
+        rho = rho < 1.0 ? 1.0 : rho > 2.0 ? 2.0 : rho;
+        t->s[c] = ccq_bf16_to_f32(ccq_f64_to_bf16((double)t->s[c] * power(rho, gain)));
     }
-}
-
-static void write_zero(trial *t, int64_t k, ccq_column *out)
-{
-    memset(t->bytes, 0, (size_t)k / CCQ_WINDOWS);
-    memset(t->local, 0, (size_t)k / CCQ_GROUP);
-    out->super = ccq_f32_to_bf16(1.0f);
-    out->status = CCQ_COLUMN_ZERO;
 }
 
 /* 480 = 32 * 15: the largest value times the largest local scale. */
@@ -303,31 +265,68 @@ static int too_large(float super)
     return !(480.0 * fabs((double)super) < 0x1.fep127);
 }
 
+/* The scale of the column as it came, and what it means; s becomes that scale. */
+static void finish_column(panel *t, const ccq_encoder *enc, int c, ccq_column *out)
+{
+    float super = t->encoded[c] ? ldexpf(t->s[c], t->e[c]) : 0.0f;
+
+    out->status = too_large(super) ? CCQ_COLUMN_HUGE : CCQ_COLUMN_OK;
+    if (super < 0x1p-110f) {
+        super = 1.0f;
+        t->book[c] = &enc->book[0];
+        clear_codes(t, c);
+        out->status = CCQ_COLUMN_ZERO;
+    }
+    t->s[c] = super; /* exact in bf16, or too large */
+    out->super = ccq_f32_to_bf16(super);
+    out->code_scale = t->book[c]->cs;
+    out->code_zp = t->book[c]->zp;
+    memcpy(out->bytes, t->bytes + c * (t->k / CCQ_WINDOWS), (size_t)t->k / CCQ_WINDOWS);
+    memcpy(out->local, t->local + c * (t->k / CCQ_GROUP), (size_t)t->k / CCQ_GROUP);
+}
+
+static void measure(const panel *t, int count, ccq_column *out)
+{
+    ccq_panel_sums sums = {{0}, {0}, {0}, {0}};
+    ccq_coded_group group;
+
+    load_lines(t, &group);
+    for (int64_t g = 0; g < t->k / CCQ_GROUP; g++) {
+        load_group(t, g, t->s, &group);
+        t->ops->errors(&group, t->w + g * CCQ_GROUP * CCQ_PANEL, &sums);
+    }
+    for (int c = 0; c < count; c++) {
+        out[c].error = sums.error[c];
+        out[c].energy = sums.ww[c];
+        out[c].max_error = sums.max_error[c];
+    }
+}
+
+void ccq_encode_panel(const ccq_ops *ops, const ccq_encoder *enc, const ccq_encode_params *p,
+                      const float *w, int64_t k, int count, ccq_column *out, void *scratch)
+{
+    panel t;
+    work x;
+
+    carve(&t, &x, ops, k, scratch);
+    t.w = w;
+    t.order = p->order;
+    scale_columns(&t, enc, count);
+    encode_columns(&t, &x, enc, p->effort);
+    apply_gain(&t, p->gain);
+    for (int c = 0; c < CCQ_PANEL; c++)
+        if (c < count)
+            finish_column(&t, enc, c, &out[c]);
+    measure(&t, count, out);
+}
+
 void ccq_encode_column(const ccq_ops *ops, const ccq_encoder *enc, const ccq_encode_params *p,
                        const float *w, int64_t k, ccq_column *out, void *scratch)
 {
-    float amax = column_amax(w, k), super = 0.0f;
-    work x;
+    float *alone = scratch; /* ccq_encode_panel leaves this part to us */
 
-    carve(&x, ops, k, scratch);
-    x.best.book = NULL;
-    out->status = CCQ_COLUMN_OK;
-    if (amax > 0.0f) {
-        int e = ilogbf(amax);
-        gather(&x, w, p->order, e);
-        choose(&x, enc, p->effort);
-        super = ldexpf(gained(&x, p->gain), e);
-        out->super = ccq_f32_to_bf16(super); /* exact, or the column becomes zeros below */
-        if (too_large(super))
-            out->status = CCQ_COLUMN_HUGE;
-    }
-    if (super < 0x1p-110f) {
-        x.best.book = &enc->book[0];
-        write_zero(&x.best, k, out);
-    }
-    memcpy(out->bytes, x.best.bytes, (size_t)k / CCQ_WINDOWS);
-    memcpy(out->local, x.best.local, (size_t)k / CCQ_GROUP);
-    out->code_scale = x.best.book->cs;
-    out->code_zp = x.best.book->zp;
-    measure(&x.best, w, k, p->order, out);
+    memset(alone, 0, (size_t)(k * CCQ_PANEL) * sizeof *alone);
+    for (int64_t i = 0; i < k; i++)
+        alone[i * CCQ_PANEL] = w[i];
+    ccq_encode_panel(ops, enc, p, alone, k, 1, out, scratch);
 }

@@ -46,11 +46,15 @@ typedef struct ccq_column {
     double max_error;     /* largest |w - w^| */
 } ccq_column;
 
-/* Bytes of scratch for a column of k rows. */
+/* Bytes of scratch for a column or a panel of k rows. */
 size_t ccq_encode_scratch(int64_t k);
 /* w: k finite values in logical order, k a multiple of 128. */
 void ccq_encode_column(const ccq_ops *ops, const ccq_encoder *enc, const ccq_encode_params *p,
                        const float *w, int64_t k, ccq_column *out, void *scratch);
+/* The same for count <= 16 columns at once, much faster. w: [k][16] as ops->unpack
+ * gives it, columns past count zero. out: count of them. */
+void ccq_encode_panel(const ccq_ops *ops, const ccq_encoder *enc, const ccq_encode_params *p,
+                      const float *w, int64_t k, int count, ccq_column *out, void *scratch);
 
 /* ---- wint8 and wint4 (Paddle's weight_quantize) -------------------------- */
 enum { CCQ_RULE_GPU, CCQ_RULE_CPU };

@@ -19,6 +19,10 @@ void ccq_attend_c(const float *q, int64_t ld, int64_t rows, int64_t pos0, const 
                   const void *v, int kv_bf16, int64_t heads, int64_t kv_heads, int64_t d,
                   int64_t h0, int64_t h1, int bf16, float *scratch, float *o);
 
+void ccq_panel_init_c(ccq_panel_ops *ops);
+void ccq_panel_init_avx2(ccq_panel_ops *ops);
+void ccq_panel_init_avx512(ccq_panel_ops *ops);
+
 /* Replaces the slots that AVX2 + FMA + F16C serves, and the name. Call it only
  * where the processor has all three. */
 void ccq_ops_init_avx2(ccq_ops *ops);

@@ -5,6 +5,7 @@ void ccq_ops_init(ccq_ops *ops, unsigned allowed)
     unsigned isa = allowed & ccq_cpu_isa();
 
     ops->name = "c";
+    ccq_panel_init_c(&ops->panel);
     ops->search = ccq_search_c;
     ops->widen = ccq_widen_c;
     ops->round = ccq_round_c;

@@ -12,6 +12,7 @@
 #define CCQ_KERNELS_OPS_H
 
 #include "kernels/code.h"
+#include "kernels/panel.h"
 
 #include <stddef.h>
 
@@ -43,8 +44,6 @@ typedef struct ccq_weight {
     int rounding; /* CCQ_ROUND_*: wint2 */
 } ccq_weight;
 
-enum { CCQ_PANEL = 16 }; /* columns of a panel */
-
 /* ---- The encoder's search ------------------------------------------------ */
 
 /* The 256 points of one line, in the forms the search kernels want. */
@@ -61,6 +60,7 @@ typedef struct ccq_book {
 /* ---- The table ----------------------------------------------------------- */
 typedef struct ccq_ops {
     const char *name; /* "c", "avx2", ... the best instruction set in it */
+    ccq_panel_ops panel; /* the encoder's passes besides the search */
 
     /* One 64-row group at one scale (docs/design.md, "The search"). u: the 64
      * weights over the scale in 1/16 units, stored order. For each local scale

@@ -68,4 +68,20 @@ static inline void ccq_transpose8(__m256 v[8])
     }
 }
 
+/* Rows of 16 bytes to columns of 16 bytes. */
+static inline void ccq_turn16(__m128i v[16])
+{
+    __m128i t[16];
+    int step, i;
+
+    for (step = 0; step < 4; step++) { /* a perfect shuffle of 256 bytes, four times */
+        for (i = 0; i < 8; i++) {
+            t[2 * i] = _mm_unpacklo_epi8(v[i], v[i + 8]);
+            t[2 * i + 1] = _mm_unpackhi_epi8(v[i], v[i + 8]);
+        }
+        for (i = 0; i < 16; i++)
+            v[i] = t[i];
+    }
+}
+
 #endif

@@ -58,6 +58,7 @@ void ccq_product_avx2(const float *x, int64_t ldx, int64_t rows, const float *pa
 void ccq_ops_init_avx2(ccq_ops *ops)
 {
     ops->name = "avx2";
+    ccq_panel_init_avx2(&ops->panel);
     ops->search = ccq_search_avx2;
     ops->widen = ccq_widen_avx2;
     ops->round = ccq_round_avx2;

@@ -86,22 +86,6 @@ static inline int not_positive(__m256 s)
 
 /* ---- wint8, wint4 -------------------------------------------------------- */
 
-/* Rows of 16 bytes to columns of 16 bytes. */
-static inline void transpose16(__m128i v[16])
-{
-    __m128i t[16];
-    int step, i;
-
-    for (step = 0; step < 4; step++) { /* a perfect shuffle of 256 bytes, four times */
-        for (i = 0; i < 8; i++) {
-            t[2 * i] = _mm_unpacklo_epi8(v[i], v[i + 8]);
-            t[2 * i + 1] = _mm_unpackhi_epi8(v[i], v[i + 8]);
-        }
-        for (i = 0; i < 16; i++)
-            v[i] = t[i];
-    }
-}
-
 /* 16 signed bytes, one a column, to one row of the panel. */
 static inline void byte_row(__m128i c, const scales x[2], int fix, float *row)
 {
@@ -127,7 +111,7 @@ static void unpack_wint8(const ccq_weight *w, int64_t k0, int64_t kc, int64_t n0
             const uint8_t *column = (const uint8_t *)w->data + at + j % 2 * 64 + j / 2 * 2 * w->k;
             v[j] = _mm_xor_si128(_mm_loadu_si128((const __m128i *)column), bias);
         }
-        transpose16(v);
+        ccq_turn16(v);
         for (j = 0; j < 16; j++)
             byte_row(v[j], x, fix, panel + (k + j / 2 + j % 2 * 8) * CCQ_PANEL);
     }
@@ -147,7 +131,7 @@ static void unpack_wint4(const ccq_weight *w, int64_t k0, int64_t kc, int64_t n0
         for (j = 0; j < 16; j++)
             v[j] = _mm_loadu_si128((const __m128i *)((const uint8_t *)w->data +
                                                      (at + j % 4 * 64 + j / 4 * 4 * w->k) / 2));
-        transpose16(v);
+        ccq_turn16(v);
         for (j = 0; j < 16; j++) {
             float *row = panel + (k + j / 2 + j % 2 * 16) * CCQ_PANEL;
             __m128i even = _mm_and_si128(v[j], mask);

@@ -10,4 +10,15 @@
 void ccq_search_avx512(const ccq_book *book, const int16_t u[64], int lo, int hi, int32_t *J,
                        uint8_t (*best)[16]);
 
+/* Sixteen fp32 to the nearest bf16, kept in fp32: ccq_round_bf16. */
+static inline __m512 ccq_round16(__m512 x)
+{
+    __m512i u = _mm512_castps_si512(x);
+    __m512i even = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    __m512i near = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), even);
+    __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    __m512i y = _mm512_mask_or_epi32(near, nan, u, _mm512_set1_epi32(0x00400000));
+    return _mm512_castsi512_ps(_mm512_and_si512(y, _mm512_set1_epi32((int)0xffff0000)));
+}
+
 #endif

@@ -127,5 +127,6 @@ void ccq_search_avx512(const ccq_book *book, const int16_t u[64], int lo, int hi
 void ccq_ops_init_avx512(ccq_ops *ops)
 {
     ops->name = "avx512";
+    ccq_panel_init_avx512(&ops->panel);
     ops->search = ccq_search_avx512;
 }

@@ -1,0 +1,211 @@
+/* Risk: a pass of the encoder over a panel departs from plain C on some instruction
+ * set, or a column encoded beside others from the same column alone. Random and
+ * nasty finite data, buffers that end at an unmapped page. */
+#include "kernels/encode.h"
+#include "tests/check.h"
+
+#include <math.h>
+
+enum { K = 384, N = K * CCQ_PANEL, KINDS = 4 };
+
+static uint64_t state;
+
+static int64_t below(int64_t n)
+{
+    return (int64_t)(check_next(&state) % (uint64_t)n);
+}
+
+/* 0: ordinary; 1: bf16; 2: any finite bits; 3: mostly zeros, both signs, subnormals */
+static float draw(int kind)
+{
+    static const float edge[] = {0.0f, -0.0f, 0x1p-149f, -0x1p-130f, 0x1p-126f, 0.5f};
+    uint32_t bits;
+    float f;
+
+    if (kind == 2) {
+        do
+            bits = (uint32_t)check_next(&state);
+        while ((bits & 0x7f800000) == 0x7f800000);
+        memcpy(&f, &bits, sizeof f);
+        return f;
+    }
+    if (kind == 3)
+        return edge[below(6)];
+    f = (float)(check_uniform(&state) + check_uniform(&state) - 1.0);
+    return kind == 1 ? ccq_round_bf16(f) : f;
+}
+
+static void same(const char *what, const char *isa, int kind, const void *a, const void *b,
+                 size_t size)
+{
+    CHECK(!memcmp(a, b, size), "%s of %s, kind %d, is not what C gives", what, isa, kind);
+}
+
+/* ---- Floats -------------------------------------------------------------- */
+
+static void check_column(const ccq_ops *c, const ccq_ops *x, int kind, const float *w)
+{
+    float *a = check_guarded(N * sizeof *a), *b = check_guarded(N * sizeof *b);
+    const int64_t groups = K / CCQ_GROUP;
+    float *p = check_guarded((size_t)groups * sizeof *p);
+    float *q = check_guarded((size_t)groups * sizeof *q);
+    int16_t *u = check_guarded(K * sizeof *u), *v = check_guarded(K * sizeof *v);
+    float scale[CCQ_PANEL], most[2][CCQ_PANEL];
+
+    for (int i = 0; i < CCQ_PANEL; i++)
+        scale[i] = ldexpf(1.0f, (int)below(40) - 20);
+    for (int64_t k = 1; k < 20; k++) {
+        c->panel.amax(w + N - k * CCQ_PANEL, k, most[0]);
+        x->panel.amax(w + N - k * CCQ_PANEL, k, most[1]);
+        same("amax", x->name, kind, most[0], most[1], sizeof most[0]);
+    }
+    for (int order = 0; order < 2; order++) {
+        c->panel.gather(w, K, order, scale, a);
+        x->panel.gather(w, K, order, scale, b);
+        same("gather", x->name, kind, a, b, N * sizeof *a);
+    }
+    c->panel.rms(w, groups, p), x->panel.rms(w, groups, q);
+    same("rms", x->name, kind, p, q, (size_t)groups * sizeof *p);
+    for (float inv = 1.0f; inv < 1e9f; inv *= 57.3f) {
+        c->panel.units(w, K, inv, u), x->panel.units(w, K, inv, v);
+        same("units", x->name, kind, u, v, K * sizeof *u);
+    }
+}
+
+/* ---- Decoded values ------------------------------------------------------ */
+
+static ccq_coded_group draw_group(const ccq_encoder *enc, int order, int huge)
+{
+    ccq_coded_group g;
+
+    for (int i = 0; i < CCQ_GROUP; i++) {
+        g.row[i] = ccq_stored_to_logical(i, order);
+        for (int j = 0; j < 4; j++)
+            g.bytes[i / 4][4 * (i % 4) + j] = (uint8_t)check_next(&state);
+    }
+    for (int c = 0; c < CCQ_PANEL; c++) {
+        const ccq_book *book = &enc->book[below(CCQ_BOOKS)];
+        g.cs[c] = book->cs;
+        g.zp[c] = book->zp;
+        g.scale[c] = ccq_round_bf16((float)check_uniform(&state));
+        if (huge && below(4) == 0)
+            g.scale[c] = ldexpf(g.scale[c], 121);
+        if (below(8) == 0)
+            g.scale[c] = 0.0f;
+    }
+    return g;
+}
+
+static void check_sums(const ccq_ops *c, const ccq_ops *x, const ccq_encoder *enc, int kind,
+                       const float *w)
+{
+    ccq_panel_sums a, b;
+    float scale[CCQ_PANEL];
+
+    for (int i = 0; i < CCQ_PANEL; i++)
+        scale[i] = ldexpf(1.0f, (int)below(40) - 20);
+    for (int round = 0; round < 12; round++) {
+        ccq_coded_group g = draw_group(enc, round & 1, kind == 2);
+        memset(&a, 0, sizeof a), memset(&b, 0, sizeof b);
+        for (int64_t i = 0; i < N; i += CCQ_GROUP * CCQ_PANEL) {
+            c->panel.products(&g, w + i, scale, &a), x->panel.products(&g, w + i, scale, &b);
+            c->panel.errors(&g, w + i, &a), x->panel.errors(&g, w + i, &b);
+        }
+        same("sums", x->name, kind, &a, &b, sizeof a);
+    }
+}
+
+/* ---- wint8, wint4 -------------------------------------------------------- */
+
+static void check_integers(const ccq_ops *c, const ccq_ops *x, int kind, const float *w)
+{
+    int8_t *p = check_guarded(N), *q = check_guarded(N);
+    uint8_t *a = check_guarded(CCQ_GROUP), *b = check_guarded(CCQ_GROUP);
+    float by[CCQ_PANEL], scale[CCQ_PANEL];
+    uint8_t turned[2][16][CCQ_PANEL];
+
+    for (int bits = 4; bits <= 8; bits += 4) {
+        float bound = bits == 8 ? 127.0f : 7.0f;
+        ccq_panel_sums s = {{0}, {0}, {0}, {0}}, t = s;
+        for (int i = 0; i < CCQ_PANEL; i++) {
+            by[i] = below(8) ? (float)check_uniform(&state) : i & 1 ? INFINITY : 0x1p-140f;
+            scale[i] = ccq_round_bf16(kind == 2 ? 0x1p100f * by[i] : by[i] / 127.0f);
+            scale[i] = scale[i] - scale[i] == 0.0f ? scale[i] : 1.0f;
+        }
+        for (int round = 0; round < 2; round++) {
+            float factor = round ? 1.0f : bound;
+            c->panel.integers(w, K, by, factor, bound, p);
+            x->panel.integers(w, K, by, factor, bound, q);
+            same("integers", x->name, kind, p, q, N);
+        }
+        c->panel.integer_errors(w, p, K, scale, &s), x->panel.integer_errors(w, p, K, scale, &t);
+        same("integer errors", x->name, kind, &s, &t, sizeof s);
+        c->panel.place(bits, p + N - 64, a + 64 - 8 * bits);
+        x->panel.place(bits, p + N - 64, b + 64 - 8 * bits);
+        same("place", x->name, kind, a + 64 - 8 * bits, b + 64 - 8 * bits, (size_t)(8 * bits));
+    }
+    c->panel.turn((uint8_t *)p + N - 16 * 16, 16, turned[0]);
+    x->panel.turn((uint8_t *)p + N - 16 * 16, 16, turned[1]);
+    same("turn", x->name, kind, turned[0], turned[1], sizeof turned[0]);
+}
+
+/* ---- Columns side by side ------------------------------------------------ */
+
+static void check_alone(const ccq_ops *ops, const ccq_encoder *enc, int count, int kind)
+{
+    const ccq_encode_params p = {kind & 1, (int)below(9), (int)below(2)};
+    float *w = check_guarded(N * sizeof *w), *one = check_guarded(K * sizeof *one);
+    void *scratch = check_guarded(ccq_encode_scratch(K));
+    uint8_t bytes[CCQ_PANEL + 1][K / 4], local[CCQ_PANEL + 1][K / 64];
+    ccq_column all[CCQ_PANEL], alone = {.bytes = bytes[CCQ_PANEL], .local = local[CCQ_PANEL]};
+
+    memset(w, 0, N * sizeof *w);
+    for (int c = 0; c < count; c++) {
+        int e = c % 5 == 4 ? 110 : c % 5 == 3 ? -130 : c % 5 == 2 ? -108 : 0;
+        for (int i = 0; i < K; i++)
+            w[i * CCQ_PANEL + c] = c % 7 == 6 ? 0.0f : ldexpf(draw(kind & 1), e);
+        all[c] = (ccq_column){.bytes = bytes[c], .local = local[c]};
+    }
+    ccq_encode_panel(ops, enc, &p, w, K, count, all, scratch);
+    for (int c = 0; c < count; c++) {
+        for (int i = 0; i < K; i++)
+            one[i] = w[i * CCQ_PANEL + c];
+        ccq_encode_column(ops, enc, &p, one, K, &alone, scratch);
+        CHECK(!memcmp(alone.bytes, bytes[c], K / 4) && !memcmp(alone.local, local[c], K / 64) &&
+              alone.super == all[c].super && alone.code_scale == all[c].code_scale &&
+              alone.code_zp == all[c].code_zp && alone.status == all[c].status &&
+              alone.error == all[c].error && alone.energy == all[c].energy &&
+              alone.max_error == all[c].max_error,
+              "%s: column %d of %d differs from itself alone", ops->name, c, count);
+    }
+}
+
+int main(void)
+{
+    float *w = check_guarded(N * sizeof *w);
+    const char *last = "";
+    ccq_encoder enc;
+    ccq_ops c, ops;
+
+    state = check_seed(1);
+    REQUIRE(ccq_encoder_init(&enc) == 0, "encoder");
+    ccq_ops_init(&c, CCQ_ISA_C);
+    for (unsigned isa = CCQ_ISA_C; isa <= CCQ_ISA_AVX512; isa *= 2) {
+        ccq_ops_init(&ops, 2 * isa - 1); /* it and all below */
+        if (!strcmp(ops.name, last))
+            continue;
+        last = ops.name;
+        printf("%s\n", last);
+        for (int kind = 0; kind < KINDS; kind++) {
+            for (int i = 0; i < N; i++)
+                w[i] = draw(kind);
+            check_column(&c, &ops, kind, w);
+            check_sums(&c, &ops, &enc, kind, w);
+            check_integers(&c, &ops, kind, w);
+        }
+        check_alone(&ops, &enc, 16, 0);
+        check_alone(&ops, &enc, 16, 1);
+        check_alone(&ops, &enc, 5, 1);
+    }
+    return check_done();
+}
