@@ -22,6 +22,9 @@ import tempfile
 import unittest
 
 TOP = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(TOP / "data"))
+import make_header  # noqa: E402
+
 TOOL = ""
 SHARED = pathlib.Path(os.environ.get("CCQ_SHARED", TOP.parent.parent / "shared"))
 MICRO = pathlib.Path(os.environ.get("CCQ_DATA", TOP / "data")) / "ernie-micro"
@@ -282,45 +285,26 @@ class Sizes(Case):
         path = SHARED / "golden" / "sizes.json"
         if not path.exists():
             self.skipTest(f"no {path}")
-        models = {
-            "300B-A47B": dict(hidden_size=8192, intermediate_size=28672, num_hidden_layers=54,
-                              num_attention_heads=64, num_key_value_heads=8, head_dim=128,
-                              moe_num_experts=64, moe_intermediate_size=3584, moe_k=8,
-                              moe_layer_start_index=3),
-            "21B-A3B": dict(hidden_size=2560, intermediate_size=12288, num_hidden_layers=28,
-                            num_attention_heads=20, num_key_value_heads=4, head_dim=128,
-                            moe_num_experts=64, moe_intermediate_size=1536, moe_k=6,
-                            moe_num_shared_experts=2),
-            "0.3B": dict(hidden_size=1024, intermediate_size=3072, num_hidden_layers=18,
-                         num_attention_heads=16, num_key_value_heads=2, head_dim=128),
-        }
         for row in json.loads(path.read_text()):
             if row["tensor_parallel"] != 1:
                 continue
-            c = dict(CONFIG, vocab_size=103424, tie_word_embeddings=row["tied"],
-                     **models[row["model"]])
-            options = [f"--w4-end-layer={row['w4_end_layer']}"]
-            if row["model"] == "0.3B":
-                options = ["--scheme=wint8"]
-                c = {k: v for k, v in c.items() if not k.startswith("moe_")}
-                c["architectures"] = ["Ernie4_5_ForCausalLM"]
-            path = self.tmp / "sparse"
-            path.mkdir(exist_ok=True)
-            head, size = header(shapes(c))
-            with open(path / "model.safetensors", "wb") as f:
-                f.write(head)
-                try:
-                    f.truncate(len(head) + size)
-                except OSError:
-                    self.skipTest("no sparse file of that size here")
-            (path / "config.json").write_text(json.dumps(c))
-            plan = json.loads(self.run_tool("--dry-run", "--json", *options, path, self.out).stdout)
+            model = row["model"].split("-")[0]
+            options = ["--scheme=wint8"] if model == "0.3B" else [
+                f"--w4-end-layer={row['w4_end_layer']}"]
+            sparse = self.tmp / f"{model}-{row['tied']}"
+            try:
+                make_header.write_model(sparse, model, row["tied"])
+            except OSError:
+                self.skipTest("no sparse file of that size here")
+            plan = json.loads(self.run_tool("--dry-run", "--json", *options, sparse,
+                                            self.out).stdout)
             with self.subTest(**{k: row[k] for k in ("model", "w4_end_layer", "tied")}):
                 self.assertEqual(plan["bytes_by_kind"], row["bytes"])
                 self.assertEqual(plan["tensor_bytes"], row["total_bytes"])
                 self.assertEqual(plan["parameters"], row["parameters"])
                 self.assertEqual(plan["quantized_parameters"], row["quantized_parameters"])
                 self.assertEqual(f"{plan['bits_per_weight']:.4f}", row["bits_per_weight_all"])
+                self.assertIn("fits", plan)
 
     def test_no_space_is_a_warning_of_the_dry_run(self):
         sparse = self.tmp / "big"
