@@ -15,26 +15,27 @@ static double now(clockid_t clock)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static int tensor_name(char out[96], int i)
+static char names[TENSORS][80];
+
+static void make_names(void)
 {
-    return snprintf(out, 96, "ernie.layers.%d.mlp.experts.%d.up_gate_proj.quant_weight",
-                    i % LAYERS, i / LAYERS);
+    for (int i = 0; i < TENSORS; i++)
+        snprintf(names[i], sizeof names[i],
+                 "ernie.layers.%d.mlp.experts.%d.up_gate_proj.quant_weight", i % LAYERS,
+                 i / LAYERS);
 }
 
 /* Two bytes of data a tensor, all in a hole. */
 static void write_file(const char *path)
 {
     FILE *f = fopen(path, "wb");
-    char name[96];
     uint64_t size;
     REQUIRE(f, "%s cannot be created", path);
     fseek(f, 8, SEEK_SET);
     fputs("{\"__metadata__\":{\"format\":\"np\"}", f);
-    for (int i = 0; i < TENSORS; i++) {
-        tensor_name(name, i);
-        fprintf(f, ",\"%s\":{\"dtype\":\"U8\",\"shape\":[1,2],\"data_offsets\":[%d,%d]}", name, 2 * i,
-                2 * i + 2);
-    }
+    for (int i = 0; i < TENSORS; i++)
+        fprintf(f, ",\"%s\":{\"dtype\":\"U8\",\"shape\":[1,2],\"data_offsets\":[%d,%d]}",
+                names[i], 2 * i, 2 * i + 2);
     fputc('}', f);
     size = (uint64_t)ftell(f) - 8;
     rewind(f);
@@ -46,11 +47,12 @@ static void write_file(const char *path)
 
 int main(void)
 {
-    char path[] = "/tmp/ccq-header-XXXXXX", name[96];
+    char path[] = "/tmp/ccq-header-XXXXXX";
     int fd = mkstemp(path), missing = 0;
     double best = 1e9;
     REQUIRE(fd >= 0, "no temporary file");
     close(fd);
+    make_names();
     write_file(path);
     for (int run = 0; run < 5; run++) {
         ccq_checkpoint *ck = NULL;
@@ -59,8 +61,7 @@ int main(void)
         REQUIRE(ccq_checkpoint_open_file(&ck, path, &err) == CCQ_OK, "%s", err.text);
         double opened = now(CLOCK_MONOTONIC);
         for (int i = 0; i < TENSORS; i++) {
-            tensor_name(name, i);
-            const ccq_tensor *t = ccq_checkpoint_find(ck, name);
+            const ccq_tensor *t = ccq_checkpoint_find(ck, names[i]);
             missing += !t || t->bytes != 2;
         }
         double found = now(CLOCK_MONOTONIC);
