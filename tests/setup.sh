@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # What tools/demo.sh and tests/run.sh share: finding the packages that are
 # missing, installing them with apt where that is possible, and building.
 # Sourced, not run. Needs $ccq_top, the root of the source tree; sets nothing
