@@ -280,19 +280,38 @@ int ccq_npz_has(const ccq_npz *npz, const char *name)
     return find(npz, name) != NULL;
 }
 
+/* m: NULL when there is none of this name. */
+static ccq_code open_member(const ccq_npz *npz, const char *name, const ccq_zip_member *m,
+                            stream *s, ccq_error *err)
+{
+    const ccq_file *file = &npz->zip.file;
+    uint64_t at = 0;
+    if (!m)
+        return ccq_fail_name(err, CCQ_NPY, file->path, name, "no such member");
+    ccq_code code = ccq_zip_data(&npz->zip, m, &at, err);
+    return code ? code
+                : stream_open(s, file, m->name, at, m->packed, m->unpacked, m->method == 8, err);
+}
+
+ccq_code ccq_npz_describe(ccq_npz *npz, const char *name, ccq_array *array, ccq_error *err)
+{
+    stream s;
+    ccq_code code = open_member(npz, name, find(npz, name), &s, err);
+    if (code)
+        return code;
+    code = read_header(&s, array, err);
+    stream_close(&s);
+    return code;
+}
+
 ccq_code ccq_npz_read(ccq_npz *npz, const char *name, ccq_dtype want, ccq_array *array, void **data,
                       ccq_error *err)
 {
     const ccq_zip_member *m = find(npz, name);
     const ccq_file *file = &npz->zip.file;
-    uint64_t at = 0;
     stream s;
     *data = NULL;
-    if (!m)
-        return ccq_fail_name(err, CCQ_NPY, file->path, name, "no such member");
-    ccq_code code = ccq_zip_data(&npz->zip, m, &at, err);
-    if (!code)
-        code = stream_open(&s, file, m->name, at, m->packed, m->unpacked, m->method == 8, err);
+    ccq_code code = open_member(npz, name, m, &s, err);
     if (code)
         return code;
     code = read_array(&s, want, array, data, err);
@@ -306,6 +325,21 @@ ccq_code ccq_npz_read(ccq_npz *npz, const char *name, ccq_dtype want, ccq_array 
         free(*data);
         *data = NULL;
     }
+    return code;
+}
+
+ccq_code ccq_npy_describe(const char *path, ccq_array *array, ccq_error *err)
+{
+    ccq_file file;
+    stream s;
+    ccq_code code = ccq_file_open(&file, path, CCQ_NO_INPUT, err);
+    if (code)
+        return code;
+    if (!(code = stream_open(&s, &file, "array", 0, file.size, file.size, 0, err))) {
+        code = read_header(&s, array, err);
+        stream_close(&s);
+    }
+    ccq_file_close(&file);
     return code;
 }
 

@@ -24,11 +24,14 @@ const char *ccq_npz_name(const ccq_npz *npz, size_t i);
  * CCQ_DT_COUNT = as stored. */
 ccq_code ccq_npz_read(ccq_npz *npz, const char *name, ccq_dtype want, ccq_array *array,
                       void **data, ccq_error *err);
+/* Type and shape alone; the data is not looked at. */
+ccq_code ccq_npz_describe(ccq_npz *npz, const char *name, ccq_array *array, ccq_error *err);
 int ccq_npz_has(const ccq_npz *npz, const char *name);
 
 /* A single .npy file; the same rules. */
 ccq_code ccq_npy_load(const char *path, ccq_dtype want, ccq_array *array, void **data,
                       ccq_error *err);
+ccq_code ccq_npy_describe(const char *path, ccq_array *array, ccq_error *err);
 
 /* Writer: members in the order of adding, deflate level 6, DOS time 1980-01-01,
  * zip64 only where needed. path appears only by ccq_npz_finish (a temporary

@@ -148,7 +148,7 @@ static ccq_code compare_copy(const ccq_source *model, const ccq_source *base, co
                              const ccq_entry *b, ccq_difference *d, ccq_error *err)
 {
     int wide = e->type == CCQ_TYPE_F32 || b->type == CCQ_TYPE_F32;
-    int whole = wide || b->pieces > 1 || b->piece[0].transposed || e->pieces > 1 ||
+    int whole = wide || b->pieces != 1 || b->piece[0].transposed || e->pieces != 1 ||
                 e->piece[0].transposed;
     int64_t step = whole || e->n > COPY_VALUES ? e->k : COPY_VALUES / (e->n ? e->n : 1);
     size_t size = (size_t)step * (size_t)e->n * (wide ? 4 : 2);
@@ -239,5 +239,28 @@ ccq_code ccq_against(const ccq_source *model, const ccq_source *base,
             code = ccq_fail(err, CCQ_INTERRUPTED, "stopped after %zu of %zu tensors", i + 1,
                             model->count);
     }
+    return code;
+}
+
+ccq_code ccq_against_sample(const ccq_source *model, const ccq_source *base,
+                            const ccq_against_options *options, size_t *count,
+                            ccq_difference *sum, ccq_error *err)
+{
+    ccq_code code = check_pairs(model, base, err);
+    size_t all = 0, seen = 0, taken = 0;
+    memset(sum, 0, sizeof *sum);
+    for (size_t i = 0; i < model->count; i++)
+        all += model->entry[i].type == CCQ_TYPE_WINT2;
+    for (size_t i = 0; i < model->count && taken < *count && !code; i++) {
+        const ccq_entry *e = &model->entry[i];
+        ccq_difference d = {0};
+        if (e->type != CCQ_TYPE_WINT2 || seen++ * *count / all < taken)
+            continue; /* matrix j of all is taken when j * count / all reaches a new number */
+        taken++;
+        code = compare_linear(model, base, e, counterpart(base, e), options, &d, err);
+        d.parameters = ccq_entry_parameters(e);
+        ccq_difference_add(sum, &d);
+    }
+    *count = taken;
     return code;
 }

@@ -1,4 +1,6 @@
 #include "libccq/inspect.h"
+#include "libccq/internal.h"
+#include "libccq/slice.h"
 
 #include "kernels/convert.h"
 #include "kernels/encode.h"
@@ -137,8 +139,7 @@ ccq_code ccq_summary_make(ccq_summary *s, const ccq_source *src, ccq_error *err)
         s->layer[i].layer = (int)i;
     for (i = 0; i < src->count; i++)
         count_entry(s, &src->entry[i]);
-    for (i = 0; i < ccq_checkpoint_shards(src->files); i++)
-        s->file_bytes += ccq_checkpoint_shard(src->files, i)->size;
+    ccq_source_shards(src, &s->file_bytes);
     for (i = 0; i < keys; i++) {
         const char *key = ccq_config_key(src->config, i);
         if (is_used(key))
@@ -270,12 +271,13 @@ static void see_words(ccq_detail *d, const ccq_line_use *line, int first)
     }
 }
 
-static ccq_code read_lines(ccq_detail *d, const ccq_source *src, ccq_error *err)
+/* Adds the lines of e to those of other ranks. */
+static ccq_code read_lines(ccq_detail *d, const ccq_source *src, const ccq_entry *e,
+                           ccq_error *err)
 {
-    const ccq_entry *e = d->entry;
-    size_t n = (size_t)e->n, i, count = 0;
+    size_t n = (size_t)e->n, all = n + d->lines, i, count = 0;
     float *cs = calloc(n + 1, sizeof *cs), *zp = calloc(n + 1, sizeof *zp);
-    ccq_line_use *line = calloc(n + 1, sizeof *line);
+    ccq_line_use *line = calloc(all + 1, sizeof *line);
     ccq_code code = CCQ_OK;
     if (!cs || !zp || !line)
         code = ccq_fail(err, CCQ_NO_MEMORY, "\"%s\": out of memory for %zu columns", e->name, n);
@@ -287,16 +289,19 @@ static ccq_code read_lines(ccq_detail *d, const ccq_source *src, ccq_error *err)
         goto done;
     for (i = 0; i < n; i++)
         line[i] = (ccq_line_use){cs[i], zp[i], 1};
-    qsort(line, n, sizeof *line, by_bits);
-    for (i = 0; i < n; i++) {
+    for (; i < all; i++)
+        line[i] = d->line[i - n];
+    qsort(line, all, sizeof *line, by_bits);
+    for (i = 0; i < all; i++) {
         if (count && by_bits(&line[count - 1], &line[i]) == 0) {
-            line[count - 1].columns++;
+            line[count - 1].columns += line[i].columns;
             continue;
         }
         see_words(d, &line[i], count == 0);
         line[count++] = line[i];
     }
     qsort(line, count, sizeof *line, by_use);
+    free(d->line);
     d->line = line;
     d->lines = count;
     line = NULL;
@@ -307,9 +312,8 @@ done:
     return code;
 }
 
-static void list_tensors(ccq_detail *d)
+static void list_tensors(ccq_detail *d, const ccq_entry *e)
 {
-    const ccq_entry *e = d->entry;
     const ccq_tensor *scales[] = {e->weight_scale, e->super_scales, e->code_scale, e->code_zp};
     for (int i = 0; i < e->pieces; i++)
         d->tensor[d->tensors++] = e->piece[i].tensor;
@@ -318,12 +322,10 @@ static void list_tensors(ccq_detail *d)
             d->tensor[d->tensors++] = scales[i];
 }
 
-ccq_code ccq_detail_make(ccq_detail *d, const ccq_source *src, const ccq_entry *e, ccq_error *err)
+static ccq_code take_entry(ccq_detail *d, const ccq_source *src, const ccq_entry *e,
+                           ccq_error *err)
 {
     ccq_code code = CCQ_OK;
-    memset(d, 0, sizeof *d);
-    d->entry = e;
-    list_tensors(d);
     switch (e->type) {
     case CCQ_TYPE_WINT2:
         code = each_window(d, src, e->piece[0].tensor, take_bytes, err);
@@ -332,7 +334,7 @@ ccq_code ccq_detail_make(ccq_detail *d, const ccq_source *src, const ccq_entry *
         if (!code)
             code = each_window(d, src, e->super_scales, take_values, err);
         if (!code)
-            code = read_lines(d, src, err);
+            code = read_lines(d, src, e, err);
         break;
     case CCQ_TYPE_WINT8:
     case CCQ_TYPE_WINT4:
@@ -346,6 +348,19 @@ ccq_code ccq_detail_make(ccq_detail *d, const ccq_source *src, const ccq_entry *
         for (int i = 0; i < e->pieces && !code; i++)
             code = each_window(d, src, e->piece[i].tensor, take_values, err);
     }
+    return code;
+}
+
+ccq_code ccq_detail_make(ccq_detail *d, const ccq_source *src, const ccq_entry *e, ccq_error *err)
+{
+    int ranks = src->rank && ccq_cut_of(e) != CCQ_CUT_NONE ? src->ranks : 1;
+    ccq_code code = CCQ_OK;
+    memset(d, 0, sizeof *d);
+    d->entry = e;
+    list_tensors(d, src->rank ? ccq_rank_entry(src, e, 0) : e);
+    for (int r = 0; r < ranks && !code; r++)
+        code = src->rank ? take_entry(d, src->rank[r], ccq_rank_entry(src, e, r), err)
+                         : take_entry(d, src, e, err);
     finish_values(&d->values);
     return code;
 }

@@ -94,7 +94,8 @@ typedef struct ccq_detail {
     size_t lines;
 } ccq_detail;
 
-/* Reads the whole entry, a window at a time. */
+/* Reads the whole entry, a window at a time: of a model joined from rank
+ * directories in every rank; tensor has those of rank 0. */
 ccq_code ccq_detail_make(ccq_detail *detail, const ccq_source *src, const ccq_entry *e,
                          ccq_error *err);
 void ccq_detail_free(ccq_detail *detail);
@@ -133,6 +134,13 @@ typedef struct ccq_against_options {
 ccq_code ccq_against(const ccq_source *model, const ccq_source *base,
                      const ccq_against_options *options, ccq_error *err);
 
+/* At most count wint2 matrices, spread over the model, with the K order that model was
+ * opened with: sum of their differences, and how many (0: it has none). Which of two
+ * orders fits is plain from the two sums. As ccq_against otherwise; row is not called. */
+ccq_code ccq_against_sample(const ccq_source *model, const ccq_source *base,
+                            const ccq_against_options *options, size_t *count,
+                            ccq_difference *sum, ccq_error *err);
+
 /* ---- Faults --------------------------------------------------------------- */
 
 typedef struct ccq_finding {
@@ -145,11 +153,21 @@ typedef struct ccq_finding {
 typedef struct ccq_verify_result {
     ccq_finding *finding; /* in the order of checking; at most 1000 are kept */
     size_t findings;
+    ccq_finding *warning; /* deep: tensors that are all zero; code OK; no fault; at most 1000 */
+    size_t warnings;
     char **note; /* worth a line, no fault */
     size_t notes;
     uint64_t dropped; /* findings over the 1000 */
     uint64_t tensors; /* tensors looked at */
 } ccq_verify_result;
+
+/* Deep verification: the quick one (pool NULL), and everything below it. */
+typedef struct ccq_verify_options {
+    ccq_pool *pool; /* not NULL: deep. The manifest's checksum of every tensor, every value
+                       finite, every weight decoded, what all ranks hold equal, tensors that
+                       are all zero (a warning). Holds one linear as it is stored */
+    const ccq_ops *ops; /* with pool */
+} ccq_verify_options;
 
 /* Quick verification: headers, index, names, shapes, dtypes, alignment, config
  * against tensors, what FastDeploy must find in config.json, scales and code
@@ -157,6 +175,8 @@ typedef struct ccq_verify_result {
  * not read. A malformed checkpoint is OK here and has findings; other codes
  * mean that nothing could be looked at: NO_INPUT, NO_MEMORY. */
 ccq_code ccq_verify(ccq_verify_result *result, const char *dir, ccq_error *err);
+ccq_code ccq_verify_with(ccq_verify_result *result, const char *dir,
+                         const ccq_verify_options *options, ccq_error *err);
 void ccq_verify_free(ccq_verify_result *result);
 
 #endif

@@ -1,4 +1,4 @@
-/* Quick verification: opens what can be opened, asks each part for faults. */
+/* Verification: opens what can be opened, asks each part for faults. */
 #include "libccq/verify.h"
 
 #include "formats/file.h"
@@ -19,28 +19,35 @@ static void free_finding(ccq_finding *f)
     free(f->message);
 }
 
-static void keep(ccq_verifier *v, ccq_code code, const char *file, const char *tensor,
-                 const char *message)
+/* Onto a list of findings or warnings. */
+static void append(ccq_verifier *v, ccq_finding **list, size_t *count, ccq_code code,
+                   const char *file, const char *tensor, const char *message)
 {
-    ccq_verify_result *r = v->out;
-    if (r->findings == MAX_FINDINGS) {
-        r->dropped++;
-        return;
-    }
-    ccq_finding *grown = realloc(r->finding, (r->findings + 1) * sizeof *grown);
+    char path[400];
+    snprintf(path, sizeof path, "%s%s", v->prefix, file ? file : "");
+    ccq_finding *grown = realloc(*list, (*count + 1) * sizeof *grown);
     if (!grown) {
         v->failed = 1;
         return;
     }
-    r->finding = grown;
-    ccq_finding f = {code, strdup(file ? file : ""), strdup(tensor ? tensor : ""),
-                     strdup(message)};
+    *list = grown;
+    ccq_finding f = {code, strdup(path), strdup(tensor ? tensor : ""), strdup(message)};
     if (!f.file || !f.tensor || !f.message) {
         free_finding(&f);
         v->failed = 1;
         return;
     }
-    grown[r->findings++] = f;
+    grown[(*count)++] = f;
+}
+
+static void keep(ccq_verifier *v, ccq_code code, const char *file, const char *tensor,
+                 const char *message)
+{
+    ccq_verify_result *r = v->out;
+    if (r->findings == MAX_FINDINGS)
+        r->dropped++;
+    else
+        append(v, &r->finding, &r->findings, code, file, tensor, message);
 }
 
 void ccq_verify_add(ccq_verifier *v, ccq_code code, const char *file, const char *tensor,
@@ -52,6 +59,18 @@ void ccq_verify_add(ccq_verifier *v, ccq_code code, const char *file, const char
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
     keep(v, code, file, tensor, text);
+}
+
+void ccq_verify_warn(ccq_verifier *v, const char *file, const char *tensor, const char *fmt, ...)
+{
+    ccq_verify_result *r = v->out;
+    char text[600];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    if (r->warnings < MAX_FINDINGS)
+        append(v, &r->warning, &r->warnings, CCQ_OK, file, tensor, text);
 }
 
 void ccq_verify_note(ccq_verifier *v, const char *fmt, ...)
@@ -172,6 +191,17 @@ static void check_name(ccq_verifier *v, const char *name)
                         ccq_escape(shown, sizeof shown, name, strlen(name)));
 }
 
+static void check_names(ccq_verifier *v)
+{
+    char **names = NULL;
+    size_t count = 0;
+    if (ccq_dir_list(v->dir, &names, &count, NULL))
+        return; /* said by opening it */
+    for (size_t i = 0; i < count; i++)
+        check_name(v, names[i]);
+    ccq_names_free(names, count);
+}
+
 static void check_index(ccq_verifier *v)
 {
     static const char file[] = "model.safetensors.index.json";
@@ -193,23 +223,54 @@ static void check_index(ccq_verifier *v)
 
 /* ---- All of it ------------------------------------------------------------ */
 
-static void open_parts(ccq_verifier *v)
+static void open_config(ccq_verifier *v)
 {
     ccq_error err;
     if (ccq_config_load(&v->config, v->dir, &err)) {
         v->config = NULL;
         ccq_verify_add_error(v, &err);
     }
+}
+
+static void check_shards(ccq_verifier *v)
+{
+    ccq_error err;
     if (ccq_checkpoint_open(&v->files, v->dir, &err)) {
         v->files = NULL;
         ccq_verify_add_error(v, &err);
+        return;
+    }
+    v->opened++;
+    check_index(v);
+    ccq_verify_tensors(v);
+}
+
+/* Every rank as a checkpoint of its own. */
+static void check_ranks(ccq_verifier *v)
+{
+    const char *dir = v->dir;
+    for (int r = 0; r < v->ranks && !v->failed; r++) {
+        char prefix[32], *path = ccq_rank_dir(dir, r);
+        snprintf(prefix, sizeof prefix, "rank%d/", r);
+        if (path) {
+            v->dir = path;
+            v->prefix = prefix;
+            check_shards(v);
+            check_names(v);
+            ccq_checkpoint_close(v->files);
+            v->files = NULL;
+        }
+        v->failed |= !path;
+        free(path);
+        v->dir = dir;
+        v->prefix = "";
     }
 }
 
 static void check_model(ccq_verifier *v)
 {
     ccq_error err;
-    if (!v->files || !v->config)
+    if (v->opened < (v->ranks ? v->ranks : 1) || !v->config)
         return;
     if (ccq_source_open(&v->src, v->dir, NULL, &err)) {
         v->src = NULL;
@@ -224,25 +285,33 @@ static void check_model(ccq_verifier *v)
 
 ccq_code ccq_verify(ccq_verify_result *result, const char *dir, ccq_error *err)
 {
-    ccq_verifier v = {dir, result, NULL, NULL, NULL, 0, 0, 0};
-    char **names = NULL;
-    size_t count = 0, i;
+    return ccq_verify_with(result, dir, &(ccq_verify_options){0}, err);
+}
+
+ccq_code ccq_verify_with(ccq_verify_result *result, const char *dir,
+                         const ccq_verify_options *options, ccq_error *err)
+{
+    ccq_verifier v = {.dir = dir, .prefix = "", .out = result,
+                      .pool = options->pool, .ops = options->ops};
+    ccq_error counting;
     memset(result, 0, sizeof *result);
-    ccq_code code = ccq_dir_list(dir, &names, &count, err);
+    ccq_code code = ccq_ranks_find(dir, &v.ranks, &counting);
+    if (code && code != CCQ_INCOMPLETE && code != CCQ_LIMIT)
+        return ccq_fail(err, code, "%s", counting.text);
+    open_config(&v);
     if (code)
-        return code;
-    open_parts(&v);
-    if (v.files) {
-        check_index(&v);
-        ccq_verify_tensors(&v);
-    }
+        ccq_verify_add_error(&v, &counting);
+    else if (v.ranks)
+        check_ranks(&v);
+    else
+        check_shards(&v);
     check_model(&v);
+    if (v.pool && !v.failed)
+        ccq_verify_data(&v);
     if (v.config)
         ccq_verify_config(&v);
     ccq_verify_manifest(&v);
-    for (i = 0; i < count; i++)
-        check_name(&v, names[i]);
-    ccq_names_free(names, count);
+    check_names(&v);
     ccq_source_close(v.src);
     ccq_checkpoint_close(v.files);
     ccq_config_free(v.config);
@@ -256,9 +325,12 @@ void ccq_verify_free(ccq_verify_result *r)
 {
     for (size_t i = 0; i < r->findings; i++)
         free_finding(&r->finding[i]);
+    for (size_t i = 0; i < r->warnings; i++)
+        free_finding(&r->warning[i]);
     for (size_t i = 0; i < r->notes; i++)
         free(r->note[i]);
     free(r->finding);
+    free(r->warning);
     free(r->note);
     memset(r, 0, sizeof *r);
 }

@@ -296,7 +296,7 @@ void ccq_verify_config(ccq_verifier *v)
             check_against_tensors(v);
         return;
     }
-    if (!v->files || !has(v, "quantization_config"))
+    if (!v->opened || !has(v, "quantization_config"))
         return;
     ccq_config_bool(v->config, BLOCK "is_quantized", &flag);
     if (flag)

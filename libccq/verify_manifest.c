@@ -44,6 +44,21 @@ static ccq_code header_span(const ccq_file *file, uint64_t *size, ccq_error *err
     return code;
 }
 
+/* A plain name, or one in a rank directory of the model. */
+static int is_inside(const ccq_verifier *v, const char *name)
+{
+    const char *slash = strchr(name, '/');
+    char rank[32];
+    if (!slash)
+        return 1;
+    for (int r = 0; r < v->ranks; r++) {
+        snprintf(rank, sizeof rank, "rank%d/", r);
+        if (strncmp(name, rank, strlen(rank)) == 0 && !strchr(slash + 1, '/'))
+            return 1;
+    }
+    return 0;
+}
+
 static void check_file(ccq_verifier *v, const ccq_manifest_item *item, int shard)
 {
     char *path = ccq_path_join(v->dir, item->name);
@@ -55,7 +70,7 @@ static void check_file(ccq_verifier *v, const ccq_manifest_item *item, int shard
         v->failed = 1;
         return;
     }
-    if (strchr(item->name, '/')) {
+    if (!is_inside(v, item->name)) {
         ccq_verify_add(v, CCQ_MANIFEST, CCQ_MANIFEST_NAME, NULL, "names a file outside");
         goto done;
     }
@@ -82,25 +97,56 @@ done:
     free(path);
 }
 
-static void check_sets(ccq_verifier *v, const ccq_manifest *m)
+/* The checkpoint that holds a name of the manifest, and the name inside it. */
+static const ccq_checkpoint *files_of(const ccq_verifier *v, const char *name, const char **rest)
 {
-    size_t i;
-    for (i = 0; i < ccq_checkpoint_shards(v->files); i++) {
-        const char *name = ccq_checkpoint_shard(v->files, i)->name;
+    char rank[32];
+    *rest = name;
+    for (int r = 0; v->src && r < v->ranks; r++) {
+        size_t len = (size_t)snprintf(rank, sizeof rank, "rank%d/", r);
+        if (strncmp(name, rank, len) != 0)
+            continue;
+        *rest = name + len;
+        return v->src->rank[r]->files;
+    }
+    return v->files;
+}
+
+/* Shards and tensors of one checkpoint, named in the manifest behind prefix. */
+static void check_listed(ccq_verifier *v, const ccq_manifest *m, const ccq_checkpoint *files,
+                         const char *prefix)
+{
+    char name[4200];
+    for (size_t i = 0; i < ccq_checkpoint_shards(files); i++) {
+        snprintf(name, sizeof name, "%s%s", prefix, ccq_checkpoint_shard(files, i)->name);
         if (!ccq_manifest_find(&m->shards, name))
             ccq_verify_add(v, CCQ_MANIFEST, name, NULL, "is not in the manifest");
     }
-    for (i = 0; i < m->tensors.count; i++)
-        if (!ccq_checkpoint_find(v->files, m->tensors.item[i].name))
+    for (size_t i = 0; i < ccq_checkpoint_count(files); i++) {
+        const ccq_tensor *t = ccq_checkpoint_at(files, i);
+        snprintf(name, sizeof name, "%s%s", prefix, t->name);
+        if (ccq_manifest_find(&m->tensors, name))
+            continue;
+        snprintf(name, sizeof name, "%s%s", prefix, ccq_checkpoint_shard(files, t->shard)->name);
+        ccq_verify_add(v, CCQ_MANIFEST, name, t->name, "is not in the manifest");
+    }
+}
+
+static void check_sets(ccq_verifier *v, const ccq_manifest *m)
+{
+    char prefix[32];
+    for (size_t i = 0; i < m->tensors.count; i++) {
+        const char *name;
+        const ccq_checkpoint *files = files_of(v, m->tensors.item[i].name, &name);
+        if (!files || !ccq_checkpoint_find(files, name))
             ccq_verify_add(v, CCQ_MANIFEST, "", m->tensors.item[i].name,
                            "is in the manifest and in no shard");
-    if (m->tensors.count == ccq_checkpoint_count(v->files))
-        return;
-    for (i = 0; i < ccq_checkpoint_count(v->files); i++) {
-        const ccq_tensor *t = ccq_checkpoint_at(v->files, i);
-        if (!ccq_manifest_find(&m->tensors, t->name))
-            ccq_verify_add(v, CCQ_MANIFEST, ccq_checkpoint_shard(v->files, t->shard)->name,
-                           t->name, "is not in the manifest");
+    }
+    if (v->files)
+        check_listed(v, m, v->files, "");
+    for (int r = 0; v->src && r < v->ranks; r++) {
+        snprintf(prefix, sizeof prefix, "rank%d/", r);
+        check_listed(v, m, v->src->rank[r]->files, prefix);
     }
 }
 
@@ -120,7 +166,7 @@ void ccq_verify_manifest(ccq_verifier *v)
         check_file(v, &m->shards.item[i], 1);
     for (size_t i = 0; i < m->files.count; i++)
         check_file(v, &m->files.item[i], 0);
-    if (v->files)
+    if (v->files || (v->ranks && v->src))
         check_sets(v, m);
     ccq_manifest_free(m);
 }

@@ -415,7 +415,7 @@ void ccq_verify_tensors(ccq_verifier *v)
         return;
     }
     look_around(v);
-    v->out->tensors = ccq_checkpoint_count(v->files);
+    v->out->tensors += ccq_checkpoint_count(v->files);
     for (size_t i = 0; i < ccq_checkpoint_count(v->files); i++)
         check_tensor(&s, ccq_checkpoint_at(v->files, i));
     if (s.skipped)

@@ -27,16 +27,18 @@ FACTS = {
                 ("--w4-end-layer", "1.5"), ("--w4-end-layer", ""), ("--k-order", "fast"),
                 ("--weight-only-rule", "tpu"), ("--effort", "slow"), ("--gain", "9"),
                 ("--gain", "-1"), ("--gain", "0x4"), ("--names", "jax"),
-                ("--shard-size", "5 GB"), ("--shard-size", "-1")],
-        "later": ["tensor-parallel", "tp", "calibration", "stats", "save-stats", "transform",
+                ("--shard-size", "5 GB"), ("--shard-size", "-1"), ("--tp", "0"),
+                ("--tensor-parallel", "two"), ("--tensor-parallel", "1025")],
+        "later": ["calibration", "stats", "save-stats", "transform",
                   "resume", "rank", "world", "finalize", "check-tensor", "report", "mem-limit",
                   "no-sync", "json-lines"],
     },
     "ccq-inspect": {
         "arguments": 1,
-        "bad": [("--verify=", "deep"), ("--verify=", ""), ("--verify=", "quickly"),
-                ("--tensor", "("), ("--tensor", "[a")],
-        "later": ["compare", "values", "tp-rank", "html", "mem-limit", "deep"],
+        "bad": [("--verify=", "deeper"), ("--verify=", ""), ("--verify=", "quickly"),
+                ("--tensor", "("), ("--tensor", "[a"), ("--k-order", "both"),
+                ("--tp-rank", "-1"), ("--tp-rank", "x")],
+        "later": ["html", "mem-limit", "deep"],
     },
     "ccq-run": {
         "arguments": 1,
@@ -45,7 +47,7 @@ FACTS = {
                 ("--top-p", "1.5"), ("--top-p", "one"), ("--numerics", "fast"),
                 ("--wint2-rounding", "up"), ("--k-order", "both"), ("--window", "0"),
                 ("--prompt-ids", "1,x"), ("--prompt-ids", ""), ("--batch-size", "0")],
-        "later": ["bench", "junit", "mem-limit", "tp"],
+        "later": ["bench", "junit", "mem-limit", "tensor-parallel"],
     },
 }
 

@@ -4,16 +4,29 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static const cli_option options[] = {
     {"What to show (default: summary and layer table)", 0, "tensor", "REGEX",
      "each tensor whose name matches (POSIX extended): dtypes, shapes, offsets, scales, codes"},
+    {NULL, 0, "values", NULL,
+     "with --tensor: the decoded top-left corner, and where values are NaN or infinite"},
     {NULL, 0, "against", "DIR",
-     "error of each decoded weight against the BF16 model in DIR: SQNR, relative L2, max, cosine"},
-    {NULL, 0, "verify", "[quick]",
+     "error of each decoded weight against the BF16 model in DIR: SQNR, relative L2, max, cosine; "
+     "finds the K order where the checkpoint does not record it"},
+    {NULL, 0, "k-order", "fastdeploy|plain",
+     "row order of wint2 tensors, where the checkpoint does not record it (default: the one that "
+     "fits with --against, else fastdeploy)"},
+    {NULL, 0, "compare", "OTHER",
+     "differences from another checkpoint, as stored: config keys, tensors, types, shapes, every "
+     "value; exit 1 if any"},
+    {NULL, 0, "verify", "[quick|deep]",
      "look for faults: config, index, shards, names, shapes, dtypes, alignment, scales, code "
      "lines, and the manifest's checksums of headers and side files; exit 1 if any\n"
-     "(default quick, the only one)"},
+     "(default quick); deep reads everything: checksums of all tensors, all values finite, every "
+     "weight decoded, tensors that are all zero (a warning)"},
+    {NULL, 0, "tp-rank", "R",
+     "look at one rank of a tensor-parallel directory (default: all ranks, joined)"},
     CLI_COMMON};
 
 /* ---- Names for both outputs ----------------------------------------------- */
@@ -26,6 +39,14 @@ const char *inspect_family(const ccq_source *src)
 const char *inspect_order(const ccq_source *src)
 {
     return src->arch.order == CCQ_ORDER_PLAIN ? "plain" : "fastdeploy";
+}
+
+const char *inspect_order_origin(const inspect *in)
+{
+    return in->src->arch.order_recorded ? "recorded in ccq_recipe.json"
+           : in->order >= 0             ? "given"
+           : in->fit.clear              ? "not recorded: found by --against"
+                                        : "not recorded: assumed";
 }
 
 int inspect_has_wint2(const ccq_summary *s)
@@ -66,8 +87,38 @@ static int take_option(inspect *in)
         in->against = in->c.value;
         return CLI_OK;
     }
-    in->verify = 1;
-    return cli_choice(&in->c, NULL, &choice) ? CLI_USAGE : CLI_OK;
+    if (cli_is(&in->c, "compare")) {
+        in->compare = in->c.value;
+        return CLI_OK;
+    }
+    if (cli_is(&in->c, "values")) {
+        in->values = 1;
+        return CLI_OK;
+    }
+    if (cli_is(&in->c, "k-order"))
+        return cli_choice(&in->c, NULL, &in->order) ? CLI_USAGE : CLI_OK;
+    if (cli_is(&in->c, "tp-rank"))
+        return cli_int(&in->c, 0, 1023, &in->tp_rank) ? CLI_USAGE : CLI_OK;
+    if (cli_choice(&in->c, NULL, &choice))
+        return CLI_USAGE;
+    in->verify = 1 + choice;
+    return CLI_OK;
+}
+
+/* What goes together. */
+static int check_arguments(inspect *in)
+{
+    if (!in->model)
+        cli_error(&in->c, "MODEL is missing (see --help)");
+    else if (in->values && !in->pattern)
+        cli_error(&in->c, "--values: which ones? (--tensor REGEX)");
+    else if (in->tp_rank >= 0 && in->verify)
+        cli_error(&in->c, "--verify looks at all ranks: --tp-rank does not go with it");
+    else if (in->tp_rank >= 0 && in->compare)
+        cli_error(&in->c, "--compare looks at all ranks: --tp-rank does not go with it");
+    else
+        return CLI_OK;
+    return CLI_USAGE;
 }
 
 /* CLI_OK, or what main returns; *stop for --help and --version too. */
@@ -90,12 +141,9 @@ static int read_arguments(inspect *in, int *stop)
         }
         in->model = in->c.value;
     }
-    if (!in->model) {
-        cli_error(&in->c, "MODEL is missing (see --help)");
-        return CLI_USAGE;
-    }
-    *stop = 0;
-    return CLI_OK;
+    status = check_arguments(in);
+    *stop = status != CLI_OK;
+    return status;
 }
 
 /* ---- Work ----------------------------------------------------------------- */
@@ -111,18 +159,31 @@ static int matches(const inspect *in, const ccq_entry *e)
     return hit;
 }
 
+/* The detail i of an entry, and its values when they are wanted. */
+static ccq_code look_at(inspect *in, size_t i, const ccq_entry *e, ccq_error *err)
+{
+    ccq_code code = ccq_detail_make(&in->detail[i], in->src, e, err);
+    if (!code && in->values)
+        code = ccq_scan_decoded(&in->decoded[i], in->src, e, &in->ops, in->pool, err);
+    return code;
+}
+
 static int look_at_tensors(inspect *in)
 {
     ccq_error err;
+    int status = in->values ? inspect_start_threads(in) : CLI_OK;
     in->detail = calloc(in->src->count + 1, sizeof *in->detail);
-    if (!in->detail) {
+    in->decoded = in->values ? calloc(in->src->count + 1, sizeof *in->decoded) : NULL;
+    if (status)
+        return status;
+    if (!in->detail || (in->values && !in->decoded)) {
         cli_error(&in->c, "out of memory");
         return CLI_UNAVAILABLE;
     }
     for (size_t i = 0; i < in->src->count; i++) {
         if (!matches(in, &in->src->entry[i]))
             continue;
-        if (ccq_detail_make(&in->detail[in->details++], in->src, &in->src->entry[i], &err))
+        if (look_at(in, in->details++, &in->src->entry[i], &err))
             return cli_fail(&in->c, &err);
     }
     if (in->details)
@@ -147,53 +208,38 @@ static int keep_row(void *ctx, size_t i, size_t count, const ccq_entry *e,
     return 0;
 }
 
-static int compare(inspect *in)
+static int compare_with_source(inspect *in)
 {
     ccq_error err;
-    ccq_ops ops;
-    int status = CLI_OK;
-    ccq_pool *pool = ccq_pool_new(in->c.threads);
     in->row = calloc(in->src->count + 1, sizeof *in->row);
-    if (!pool || !in->row) {
-        cli_error(&in->c, "out of memory, or no thread could start");
-        status = CLI_UNAVAILABLE;
-        goto done;
-    }
-    ccq_ops_init(&ops, in->c.isa);
-    if (ccq_source_open(&in->base, in->against, NULL, &err)) {
-        status = cli_fail(&in->c, &err);
-        goto done;
+    if (!in->row) {
+        cli_error(&in->c, "out of memory");
+        return CLI_UNAVAILABLE;
     }
     if (!in->c.json)
         inspect_print_against_head(in);
-    ccq_against_options how = {pool, &ops, in, keep_row};
+    ccq_against_options how = {in->pool, &in->ops, in, keep_row};
     if (ccq_against(in->src, in->base, &how, &err))
-        status = cli_fail(&in->c, &err);
-    else if (!in->c.json)
+        return cli_fail(&in->c, &err);
+    if (!in->c.json)
         inspect_print_totals(in);
-done:
-    ccq_pool_free(pool);
-    return status;
-}
-
-/* A model that does not open is a finding under --verify, an error otherwise. */
-static int open_model(inspect *in)
-{
-    ccq_error err;
-    if (in->verify && ccq_verify(&in->verified, in->model, &err))
-        return cli_fail(&in->c, &err);
-    if (ccq_source_open(&in->src, in->model, NULL, &err)) {
-        in->src = NULL;
-        if (in->verify && in->verified.findings && !in->pattern && !in->against)
-            return CLI_OK;
-        return cli_fail(&in->c, &err);
-    }
-    for (size_t i = 0; i < in->src->notes && !in->verify; i++)
-        cli_note(&in->c, "note: %s", in->src->note[i]);
-    if (ccq_summary_make(&in->summary, in->src, &err))
-        return cli_fail(&in->c, &err);
     return CLI_OK;
 }
+
+int inspect_compare(inspect *in)
+{
+    ccq_error err;
+    int status = inspect_start_threads(in);
+    if (status)
+        return status;
+    if (ccq_diff_make(&in->diff, in->model, in->compare, in->pool, &err))
+        return cli_fail(&in->c, &err);
+    if (!in->c.json)
+        inspect_print_diff(in);
+    return CLI_OK;
+}
+
+/* ---- All of it ------------------------------------------------------------ */
 
 static int print_json(inspect *in)
 {
@@ -207,9 +253,16 @@ static int print_json(inspect *in)
     return CLI_OK;
 }
 
-static int run(inspect *in)
+static int is_file(const char *path)
 {
-    int status = open_model(in);
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+/* Everything but --compare, which needs no model that makes sense. */
+static int run_on_model(inspect *in)
+{
+    int status = inspect_open(in);
     if (status)
         return status;
     if (in->verify && !in->c.json)
@@ -218,13 +271,25 @@ static int run(inspect *in)
         return status;
     if (in->pattern && !in->c.json)
         inspect_print_details(in);
-    if (in->against && (status = compare(in)))
+    if (in->against && (status = compare_with_source(in)))
         return status;
-    if (in->c.json)
-        status = print_json(in);
-    else if (!in->pattern && !in->against && !in->verify)
+    if (!in->c.json && !in->pattern && !in->against && !in->verify)
         inspect_print_summary(in);
-    if (!status && in->verified.findings)
+    return CLI_OK;
+}
+
+static int run(inspect *in)
+{
+    int alone = in->compare && !in->pattern && !in->against && !in->verify, status = CLI_OK;
+    if (is_file(in->model))
+        return inspect_file(in);
+    if (!alone)
+        status = run_on_model(in);
+    if (!status && in->compare)
+        status = inspect_compare(in);
+    if (!status && in->c.json)
+        status = print_json(in);
+    if (!status && (in->verified.findings || in->diff.diffs))
         status = CLI_FAILED;
     return status;
 }
@@ -233,6 +298,7 @@ int main(int argc, char **argv)
 {
     static inspect in; /* zeroed, and too large for some stacks */
     int stop;
+    in.tp_rank = in.order = -1;
     cli_init(&in.c, "ccq-inspect", "[OPTION]... MODEL",
              "Shows what is in a model directory, checks it, compares it with its source.",
              options, argc, argv);
@@ -242,7 +308,10 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < in.details; i++)
         ccq_detail_free(&in.detail[i]);
     free(in.detail);
+    free(in.decoded);
     free(in.row);
+    ccq_diff_free(&in.diff);
+    ccq_pool_free(in.pool);
     ccq_summary_free(&in.summary);
     ccq_verify_free(&in.verified);
     ccq_source_close(in.base);

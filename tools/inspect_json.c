@@ -51,7 +51,11 @@ static void summary(ccq_jw *w, const inspect *in)
     ccq_jw_ku64(w, "parameters", s->all.parameters);
     total(w, &s->all);
     ccq_jw_ku64(w, "file_bytes", s->file_bytes);
-    ccq_jw_ku64(w, "shards", ccq_checkpoint_shards(src->files));
+    ccq_jw_ku64(w, "shards", ccq_source_shards(src, NULL));
+    if (src->ranks)
+        ccq_jw_ki64(w, "tensor_parallel", src->ranks);
+    if (src->tp_rank >= 0)
+        ccq_jw_ki64(w, "tp_rank", src->tp_rank);
     if (s->quantized.parameters)
         ccq_jw_kdouble(w, "bits_per_quantized_weight", ccq_total_bits(&s->quantized));
     if (inspect_has_wint2(s)) {
@@ -118,7 +122,8 @@ static void stored(ccq_jw *w, const inspect *in, const ccq_tensor *t)
     for (int i = 0; i < t->rank; i++)
         ccq_jw_u64(w, t->shape[i]);
     ccq_jw_end(w);
-    ccq_jw_kstring(w, "shard", ccq_checkpoint_shard(in->src->files, t->shard)->name);
+    char shard[600];
+    ccq_jw_kstring(w, "shard", ccq_source_shard_name(in->src, t, shard, sizeof shard));
     ccq_jw_ku64(w, "offset", t->offset);
     ccq_jw_ku64(w, "bytes", t->bytes);
     ccq_jw_end(w);
@@ -149,8 +154,41 @@ static void lines(ccq_jw *w, const ccq_detail *d)
     ccq_jw_end(w);
 }
 
-static void detail(ccq_jw *w, const inspect *in, const ccq_detail *d)
+/* A number, or the name of what is none. */
+static void value(ccq_jw *w, double x)
 {
+    if (isfinite(x))
+        ccq_jw_double(w, x);
+    else
+        ccq_jw_string(w, isnan(x) ? "nan" : x < 0 ? "-inf" : "inf");
+}
+
+static void decoded(ccq_jw *w, const ccq_decoded *d)
+{
+    ccq_jw_key(w, "corner");
+    ccq_jw_array(w);
+    for (int k = 0; k < d->corner_k; k++) {
+        ccq_jw_array(w);
+        for (int n = 0; n < d->corner_n; n++)
+            value(w, (double)d->corner[k][n]);
+        ccq_jw_end(w);
+    }
+    ccq_jw_end(w);
+    ccq_jw_ku64(w, "nonfinite", d->nonfinite);
+    ccq_jw_key(w, "nonfinite_at");
+    ccq_jw_array(w);
+    for (int i = 0; i < d->places; i++) {
+        ccq_jw_array(w);
+        ccq_jw_i64(w, d->place[i][0]);
+        ccq_jw_i64(w, d->place[i][1]);
+        ccq_jw_end(w);
+    }
+    ccq_jw_end(w);
+}
+
+static void detail(ccq_jw *w, const inspect *in, size_t number)
+{
+    const ccq_detail *d = &in->detail[number];
     const ccq_entry *e = d->entry;
     const ccq_values *v = &d->values;
     ccq_jw_object(w);
@@ -183,6 +221,8 @@ static void detail(ccq_jw *w, const inspect *in, const ccq_detail *d)
         counts(w, "local_scales", d->local, 16);
         lines(w, d);
     }
+    if (in->decoded)
+        decoded(w, &in->decoded[number]);
     ccq_jw_end(w);
 }
 
@@ -205,22 +245,38 @@ static void against(ccq_jw *w, const inspect *in)
     ccq_jw_end(w);
     if (inspect_has_wint2(&in->summary))
         ccq_jw_kstring(w, "k_order", inspect_order(in->src));
+    if (!in->fit.matrices)
+        return;
+    ccq_jw_key(w, "k_order_fit");
+    ccq_jw_object(w);
+    if (in->fit.clear)
+        ccq_jw_kstring(w, "fits", inspect_order(in->src));
+    ccq_jw_kdouble(w, "fastdeploy_db", in->fit.db[CCQ_ORDER_FASTDEPLOY]);
+    ccq_jw_kdouble(w, "plain_db", in->fit.db[CCQ_ORDER_PLAIN]);
+    ccq_jw_ku64(w, "matrices", in->fit.matrices);
+    ccq_jw_end(w);
+}
+
+static void finding_list(ccq_jw *w, const char *key, const ccq_finding *list, size_t count)
+{
+    ccq_jw_key(w, key);
+    ccq_jw_array(w);
+    for (size_t i = 0; i < count; i++) {
+        ccq_jw_object(w);
+        if (list[i].code)
+            ccq_jw_kstring(w, "code", ccq_code_name(list[i].code));
+        ccq_jw_kstring(w, "file", list[i].file);
+        ccq_jw_kstring(w, "tensor", list[i].tensor);
+        ccq_jw_kstring(w, "message", list[i].message);
+        ccq_jw_end(w);
+    }
+    ccq_jw_end(w);
 }
 
 static void findings(ccq_jw *w, const ccq_verify_result *r)
 {
-    ccq_jw_key(w, "findings");
-    ccq_jw_array(w);
-    for (size_t i = 0; i < r->findings; i++) {
-        const ccq_finding *f = &r->finding[i];
-        ccq_jw_object(w);
-        ccq_jw_kstring(w, "code", ccq_code_name(f->code));
-        ccq_jw_kstring(w, "file", f->file);
-        ccq_jw_kstring(w, "tensor", f->tensor);
-        ccq_jw_kstring(w, "message", f->message);
-        ccq_jw_end(w);
-    }
-    ccq_jw_end(w);
+    finding_list(w, "findings", r->finding, r->findings);
+    finding_list(w, "warnings", r->warning, r->warnings);
     if (r->dropped)
         ccq_jw_ku64(w, "findings_left_out", r->dropped);
     keys(w, "notes", (const char *const *)r->note, r->notes);
@@ -242,13 +298,15 @@ char *inspect_json(const inspect *in)
         ccq_jw_key(&w, "tensors");
         ccq_jw_array(&w);
         for (size_t i = 0; i < in->details; i++)
-            detail(&w, in, &in->detail[i]);
+            detail(&w, in, i);
         ccq_jw_end(&w);
     }
     if (in->against)
         against(&w, in);
     if (in->verify)
         findings(&w, &in->verified);
+    if (in->compare)
+        inspect_diff_json(&w, in);
     ccq_jw_end(&w);
     return ccq_jw_take(&w, &size);
 }

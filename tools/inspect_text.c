@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NAME_BYTES = 300, CELL = 40 };
+enum { NAME_BYTES = 300 };
 
 #define BOLD "\033[1m"
 #define RED "\033[31m"
@@ -58,14 +58,15 @@ static void print_shapes(const ccq_arch *a)
 static void print_types(const ccq_summary *s)
 {
     char bytes[24], number[32];
-    printf("\n  type     tensors       parameters        size   bits/weight\n");
+    int width = s->type[CCQ_TYPE_FP8].entries ? 14 : 6; /* "block_wise_fp8" */
+    printf("\n  %-*s   tensors       parameters        size   bits/weight\n", width, "type");
     for (int t = CCQ_TYPES - 1; t >= 0; t--)
         if (s->type[t].entries)
-            printf("  %-6s %9" PRIu64 "  %15s  %10s  %12.4f\n", ccq_type_name((ccq_type)t),
+            printf("  %-*s %9" PRIu64 "  %15s  %10s  %12.4f\n", width, ccq_type_name((ccq_type)t),
                    s->type[t].entries, grouped(s->type[t].parameters, number),
                    cli_bytes(bytes, sizeof bytes, s->type[t].bytes),
                    ccq_total_bits(&s->type[t]));
-    printf("  %-6s %9" PRIu64 "  %15s  %10s  %12.4f\n", "all", s->all.entries,
+    printf("  %-*s %9" PRIu64 "  %15s  %10s  %12.4f\n", width, "all", s->all.entries,
            grouped(s->all.parameters, number), cli_bytes(bytes, sizeof bytes, s->all.bytes),
            ccq_total_bits(&s->all));
     if (s->quantized.entries)
@@ -102,8 +103,14 @@ static void print_skipped(const inspect *in)
                src->skips);
 }
 
-/* "wint2 pp_acc g64  14.5 MiB  2.0664". */
-static void print_cell(const ccq_layer_part *p, int width)
+/* Characters of "wint2 pp_acc g64" in a column; block_wise_fp8 needs more. */
+static int label_width(const ccq_summary *s)
+{
+    return s->type[CCQ_TYPE_FP8].entries ? 30 : 17;
+}
+
+/* "wint2 pp_acc g64  14.5 MiB  2.0664", and two blanks before another one. */
+static void print_cell(const ccq_layer_part *p, int width, int last)
 {
     char type[32], bytes[24], cell[120] = "-", group[16] = "";
     if (p->types) {
@@ -112,17 +119,18 @@ static void print_cell(const ccq_layer_part *p, int width)
         int left = snprintf(cell, sizeof cell, "%s %s%s", ccq_part_type(p, type, sizeof type),
                             ccq_part_granularity(p), group);
         snprintf(cell + left, sizeof cell - (size_t)left, "%*s %10s %7.4f",
-                 left < 17 ? 17 - left : 0, "",
+                 left < width ? width - left : 0, "",
                  cli_bytes(bytes, sizeof bytes, p->total.bytes), ccq_total_bits(&p->total));
     }
-    printf("%-*s", width, cell);
+    printf("%-*s%s", last ? 0 : width + 21, cell, last ? "\n" : "  ");
 }
 
 static void print_layers(const inspect *in)
 {
     const ccq_summary *s = &in->summary;
-    printf("\n%s  %-8s%-*s%-*s%s%s\n", on(in, BOLD), "layers", CELL, "attention", CELL,
-           "dense / shared", "experts", on(in, PLAIN));
+    int width = label_width(s);
+    printf("\n%s  %-8s%-*s%-*s%s%s\n", on(in, BOLD), "layers", width + 23, "attention",
+           width + 23, "dense / shared", "experts", on(in, PLAIN));
     printf("  %-8stype, granularity, group, bytes, bits per weight\n", "");
     for (size_t i = 0, j; i < s->layers; i = j) {
         char label[48];
@@ -135,10 +143,9 @@ static void print_layers(const inspect *in)
             snprintf(label, sizeof label, "%zu-%zu", i, j - 1);
         const ccq_layer_part *p = s->layer[i].part;
         printf("  %-8s", label);
-        print_cell(&p[CCQ_PART_ATTENTION], CELL);
-        print_cell(&p[p[CCQ_PART_MLP].types ? CCQ_PART_MLP : CCQ_PART_SHARED], CELL);
-        print_cell(&p[CCQ_PART_EXPERTS], 0);
-        putchar('\n');
+        print_cell(&p[CCQ_PART_ATTENTION], width, 0);
+        print_cell(&p[p[CCQ_PART_MLP].types ? CCQ_PART_MLP : CCQ_PART_SHARED], width, 0);
+        print_cell(&p[CCQ_PART_EXPERTS], width, 1);
     }
     printf("  bytes of a row are those of one layer\n");
 }
@@ -154,11 +161,14 @@ void inspect_print_summary(const inspect *in)
     print_shapes(&src->arch);
     printf("  parameters  %s\n", grouped(s->all.parameters, number));
     printf("  files       %s in %zu file%s\n", cli_bytes(bytes, sizeof bytes, s->file_bytes),
-           ccq_checkpoint_shards(src->files),
-           ccq_checkpoint_shards(src->files) == 1 ? "" : "s");
+           ccq_source_shards(src, NULL), ccq_source_shards(src, NULL) == 1 ? "" : "s");
+    if (src->tp_rank >= 0)
+        printf("  tensor parallel %d, rank %d alone: sizes are those of its slices\n", src->ranks,
+               src->tp_rank);
+    else if (src->ranks)
+        printf("  tensor parallel %d, joined\n", src->ranks);
     if (inspect_has_wint2(s))
-        printf("  K order     %s, %s\n", inspect_order(src),
-               src->arch.order_recorded ? "recorded in ccq_recipe.json" : "not recorded: assumed");
+        printf("  K order     %s, %s\n", inspect_order(src), inspect_order_origin(in));
     print_list("config keys", s->used, s->useds);
     print_list("not used", s->ignored, s->ignoreds);
     print_list("notes", (const char *const *)src->note, src->notes);
@@ -167,100 +177,12 @@ void inspect_print_summary(const inspect *in)
     print_layers(in);
 }
 
-/* ---- One tensor ----------------------------------------------------------- */
-
-static void print_stored(const inspect *in, const ccq_tensor *t)
-{
-    char name[NAME_BYTES], shard[NAME_BYTES], shape[200] = "";
-    int used = 0;
-    for (int i = 0; i < t->rank && used < 170; i++)
-        used += snprintf(shape + used, sizeof shape - (size_t)used, "%s%" PRIu64, i ? ", " : "",
-                         t->shape[i]);
-    printf("  %s  %s [%s]  %s  offset %" PRIu64 "  %" PRIu64 " bytes\n", safe(t->name, name),
-           ccq_dtype_name((ccq_dtype)t->dtype), shape,
-           safe(ccq_checkpoint_shard(in->src->files, t->shard)->name, shard), t->offset, t->bytes);
-}
-
-static void print_values(const char *what, const ccq_values *v)
-{
-    printf("  %s: min %.6g, max %.6g, mean %.6g, rms %.6g, %" PRIu64 " of %" PRIu64
-           " zero, %" PRIu64 " not finite\n",
-           what, v->min, v->max, v->mean, v->rms, v->zeros, v->count, v->nonfinite);
-}
-
-/* One character a code, darker = more frequent, 64 a line; -v adds the counts. */
-static void print_histogram(const inspect *in, const char *what, const uint64_t *count, int n)
-{
-    static const char ink[] = ".:-=+*#%@";
-    uint64_t all = 0, most = 0;
-    double entropy = 0;
-    int used = 0, i;
-    for (i = 0; i < n; i++) {
-        all += count[i];
-        most = count[i] > most ? count[i] : most;
-        used += count[i] > 0;
-    }
-    for (i = 0; i < n; i++)
-        if (count[i])
-            entropy -= (double)count[i] / (double)all * log2((double)count[i] / (double)all);
-    printf("  %s: %d of %d used, entropy %.3f bits, most frequent %" PRIu64 " times\n", what,
-           used, n, entropy, most);
-    for (i = 0; i < n; i++) {
-        int level = most ? (int)((double)(sizeof ink - 2) * (double)count[i] / (double)most) : 0;
-        printf("%s%c%s", i % 64 == 0 ? "    " : "", count[i] ? ink[level] : ' ',
-               i % 64 == 63 || i == n - 1 ? "|\n" : "");
-    }
-    for (i = 0; i < n && in->c.verbose; i++)
-        printf("%s%3d:%-9" PRIu64 "%s", i % 8 == 0 ? "    " : " ", i, count[i],
-               i % 8 == 7 || i == n - 1 ? "\n" : "");
-}
-
-static void print_lines(const inspect *in, const ccq_detail *d)
-{
-    size_t shown = in->c.verbose ? d->lines : d->lines < 8 ? d->lines : 8;
-    printf("  words v: %d..%d over all 256 bytes\n", d->v_min, d->v_max);
-    printf("  lines: %zu distinct\n", d->lines);
-    for (size_t i = 0; i < shown; i++)
-        printf("    code_scale %.9g, code_zp %.9g: %" PRIu64 " columns\n", (double)d->line[i].cs,
-               (double)d->line[i].zp, d->line[i].columns);
-    if (shown < d->lines)
-        printf("    and %zu more (-v)\n", d->lines - shown);
-}
-
-static void print_detail(const inspect *in, const ccq_detail *d)
-{
-    const ccq_entry *e = d->entry;
-    char name[NAME_BYTES], bytes[24];
-    double bits = 8.0 * (double)ccq_entry_bytes(e) / (double)ccq_entry_parameters(e);
-    printf("%s%s%s  [%lld, %lld]  %s  %s  %.4f bits per weight\n", on(in, BOLD),
-           safe(e->name, name), on(in, PLAIN), (long long)e->k, (long long)e->n,
-           ccq_type_name(e->type), cli_bytes(bytes, sizeof bytes, ccq_entry_bytes(e)), bits);
-    for (int i = 0; i < d->tensors; i++)
-        print_stored(in, d->tensor[i]);
-    print_values(e->type == CCQ_TYPE_WINT2 ? "super_scales"
-                 : e->weight_scale         ? "weight_scale"
-                                           : "values",
-                 &d->values);
-    if (e->type == CCQ_TYPE_WINT4)
-        print_histogram(in, "integers + 8", d->code, 16);
-    else if (e->type == CCQ_TYPE_WINT8)
-        print_histogram(in, "integers + 128", d->code, 256);
-    else if (e->type == CCQ_TYPE_FP8)
-        print_histogram(in, "codes", d->code, 256);
-    if (e->type != CCQ_TYPE_WINT2)
-        return;
-    print_histogram(in, "codes", d->code, 256);
-    print_histogram(in, "local scales", d->local, 16);
-    print_lines(in, d);
-}
-
-void inspect_print_details(const inspect *in)
-{
-    for (size_t i = 0; i < in->details; i++)
-        print_detail(in, &in->detail[i]);
-}
-
 /* ---- Against the source --------------------------------------------------- */
+
+static int type_width(const inspect *in)
+{
+    return in->summary.type[CCQ_TYPE_FP8].entries ? 14 : 6;
+}
 
 static void print_figures(const ccq_difference *d)
 {
@@ -275,10 +197,25 @@ static void print_figures(const ccq_difference *d)
            isnan(ccq_difference_cosine(d)) ? 0 : ccq_difference_cosine(d));
 }
 
+/* Infinite when every weight is that of the source: text can say so. */
+void inspect_print_fit(const inspect *in)
+{
+    const inspect_fit *f = &in->fit;
+    int best = f->db[CCQ_ORDER_PLAIN] > f->db[CCQ_ORDER_FASTDEPLOY];
+    if (in->c.json)
+        return;
+    if (f->clear)
+        printf("K order: %s fits (%.1f dB against %.1f dB)\n", best ? "plain" : "fastdeploy",
+               f->db[best], f->db[!best]);
+    else
+        printf("K order: neither fits (fastdeploy %.1f dB, plain %.1f dB): fastdeploy assumed\n",
+               f->db[CCQ_ORDER_FASTDEPLOY], f->db[CCQ_ORDER_PLAIN]);
+}
+
 void inspect_print_against_head(const inspect *in)
 {
-    printf("%s%-56s %-6s  SQNR dB  relative L2      max |e|       cosine%s\n", on(in, BOLD),
-           "tensor", "type", on(in, PLAIN));
+    printf("%s%-56s %-*s  SQNR dB  relative L2      max |e|       cosine%s\n", on(in, BOLD),
+           "tensor", type_width(in), "type", on(in, PLAIN));
 }
 
 /* Copies that are equal are counted at the end; -v lists them. */
@@ -288,7 +225,7 @@ void inspect_print_row(const inspect *in, const inspect_row *row)
     const ccq_entry *e = row->entry;
     if (!e->weight_scale && row->difference.equal && !in->c.verbose)
         return;
-    printf("%-56s %-6s", safe(e->name, name), ccq_type_name(e->type));
+    printf("%-56s %-*s", safe(e->name, name), type_width(in), ccq_type_name(e->type));
     print_figures(&row->difference);
 }
 
@@ -309,7 +246,7 @@ void inspect_print_totals(const inspect *in)
         if (!count)
             continue;
         snprintf(text, sizeof text, "%zu tensors", count);
-        printf("%-56s %-6s", text, ccq_type_name((ccq_type)t));
+        printf("%-56s %-*s", text, type_width(in), ccq_type_name((ccq_type)t));
         print_figures(&sum);
     }
     for (size_t i = 0; i < in->rows; i++) {
@@ -318,8 +255,7 @@ void inspect_print_totals(const inspect *in)
     }
     printf("not quantized: %zu tensors, %zu of them equal to the source\n", copies, equal);
     if (inspect_has_wint2(&in->summary))
-        printf("K order: %s, %s\n", inspect_order(in->src),
-               in->src->arch.order_recorded ? "recorded" : "not recorded: assumed");
+        printf("K order: %s, %s\n", inspect_order(in->src), inspect_order_origin(in));
 }
 
 /* ---- Faults --------------------------------------------------------------- */
@@ -337,6 +273,9 @@ void inspect_print_verify(const inspect *in)
             printf("\"%s\": ", safe(f->tensor, tensor));
         printf("%s\n", f->message);
     }
+    for (size_t i = 0; i < r->warnings; i++)
+        cli_note(&in->c, "warning: %s: \"%s\": %s", safe(r->warning[i].file, file),
+                 safe(r->warning[i].tensor, tensor), r->warning[i].message);
     for (size_t i = 0; i < r->notes; i++)
         cli_note(&in->c, "note: %s", r->note[i]);
     if (r->findings)
