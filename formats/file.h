@@ -73,6 +73,9 @@ ccq_code ccq_stage_put(ccq_stage *stage, const char *name, const void *data, siz
 /* The same from an existing file; crc (NULL allowed) gets the CRC-32 of its bytes. */
 ccq_code ccq_stage_copy(ccq_stage *stage, const char *from_path, const char *name, uint32_t *crc,
                         ccq_error *err);
+/* With overwrite: commit also removes this file of the old checkpoint (a plain
+ * file name; one that is not there is fine, one that is staged is replaced). */
+ccq_code ccq_stage_forget(ccq_stage *stage, const char *name, ccq_error *err);
 /* With overwrite: removes the old config.json first, then the other files of
  * the old checkpoint, its rank directories included. Then renames everything staged in the order it was
  * created, config.json last, syncs the directory and removes .ccq. Frees the

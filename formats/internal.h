@@ -126,6 +126,8 @@ ccq_code ccq_old_check(const char *out, int overwrite, ccq_error *err);
 /* Removes config.json first (from then on nothing opens the directory), then the other
  * files of the old checkpoint and its rank directories. */
 ccq_code ccq_old_clear(const char *out, ccq_error *err);
+/* One file; not being there is fine. */
+ccq_code ccq_old_remove(const char *out, const char *name, ccq_error *err);
 /* A new file under a name of its own beside path; *tmp is malloc'd. path must be absent or
  * a regular file. */
 ccq_code ccq_temp_open(const char *path, char **tmp, int *fd, ccq_error *err);

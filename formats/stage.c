@@ -28,6 +28,8 @@ struct ccq_stage {
     int lock;       /* fd, or -1 */
     entry *entries; /* in order of creation */
     size_t count, cap;
+    char **forgotten; /* files of the old checkpoint that go with it */
+    size_t forgets;
 };
 
 struct ccq_out {
@@ -96,6 +98,7 @@ static void free_stage(ccq_stage *s)
     for (size_t i = 0; i < s->count; i++)
         free(s->entries[i].name);
     free(s->entries);
+    ccq_names_free(s->forgotten, s->forgets);
     free(s->out);
     free(s->work);
     free(s->stage);
@@ -397,6 +400,28 @@ static ccq_code sync_parent(const ccq_stage *s, ccq_error *err)
     return code;
 }
 
+ccq_code ccq_stage_forget(ccq_stage *s, const char *name, ccq_error *err)
+{
+    char **grown = realloc(s->forgotten, (s->forgets + 1) * sizeof *grown);
+    if (!grown)
+        return no_memory(err);
+    s->forgotten = grown;
+    if (!ccq_name_is_plain(name, strlen(name)))
+        return ccq_fail_name(err, CCQ_PATH, s->out, name, "is not a plain file name");
+    if (!(grown[s->forgets] = strdup(name)))
+        return no_memory(err);
+    s->forgets++;
+    return CCQ_OK;
+}
+
+static ccq_code clear_old(const ccq_stage *s, ccq_error *err)
+{
+    ccq_code code = ccq_old_clear(s->out, err);
+    for (size_t i = 0; i < s->forgets && !code; i++)
+        code = ccq_old_remove(s->out, s->forgotten[i], err);
+    return code;
+}
+
 ccq_code ccq_stage_commit(ccq_stage *s, ccq_error *err)
 {
     ccq_code code = CCQ_OK;
@@ -405,7 +430,7 @@ ccq_code ccq_stage_commit(ccq_stage *s, ccq_error *err)
             return ccq_fail_name(err, CCQ_BUG, s->out, s->entries[i].name,
                                  "committed before it was closed");
     if (s->overwrite)
-        code = ccq_old_clear(s->out, err);
+        code = clear_old(s, err);
     if (!code)
         code = move_entries(s, 0, err);
     if (!code && s->made_out)

@@ -87,7 +87,7 @@ ccq_code ccq_old_check(const char *out, int overwrite, ccq_error *err)
                                       : "exists and is not empty");
 }
 
-static ccq_code remove_old(const char *out, const char *name, ccq_error *err)
+ccq_code ccq_old_remove(const char *out, const char *name, ccq_error *err)
 {
     char *path = ccq_path_join(out, name);
     ccq_code code = path ? CCQ_OK : no_memory(err);
@@ -100,7 +100,7 @@ static ccq_code remove_old(const char *out, const char *name, ccq_error *err)
 /* A rank directory of the old checkpoint: FastDeploy would count it. */
 static ccq_code remove_rank(const char *out, const char *name, ccq_error *err)
 {
-    ccq_code code = each_in_rank(out, name, remove_old, err);
+    ccq_code code = each_in_rank(out, name, ccq_old_remove, err);
     char *path = code || strncmp(name, "rank", 4) != 0 ? NULL : ccq_path_join(out, name);
     if (path && rmdir(path) != 0 && errno != ENOTDIR && errno != ENOENT)
         code = ccq_fail_errno(err, CCQ_CREATE, path, "cannot remove", errno);
@@ -112,14 +112,14 @@ ccq_code ccq_old_clear(const char *out, ccq_error *err)
 {
     char **names;
     size_t count;
-    ccq_code code = remove_old(out, "config.json", err);
+    ccq_code code = ccq_old_remove(out, "config.json", err);
     if (code || (code = ccq_sync_dir(out, err)))
         return code;
     if ((code = ccq_dir_list(out, &names, &count, err)))
         return code;
     for (size_t i = 0; i < count && !code; i++)
         if (is_checkpoint_file(names[i]))
-            code = remove_old(out, names[i], err);
+            code = ccq_old_remove(out, names[i], err);
         else
             code = remove_rank(out, names[i], err);
     ccq_names_free(names, count);

@@ -138,6 +138,7 @@ ccq_code ccq_arch_read(const ccq_config *config, ccq_arch *arch, ccq_error *err)
     }
     if (arch->head_dim % 2)
         return bad(config, err, "head_dim", "is odd");
+    ccq_config_bool(config, "use_bias", &arch->use_bias);
     arch->aux_free = 1;
     ccq_config_bool(config, "moe_use_aux_free", &arch->aux_free);
     code = read_reals(config, arch, err);
@@ -193,11 +194,23 @@ void ccq_arch_shape(const ccq_arch *a, const ccq_entry *e, int64_t *k, int64_t *
 static ccq_code settle(const ccq_source *src, const char *key, int64_t found, const char *tensor,
                        int64_t *value, ccq_error *err)
 {
-    if (*value != 0 && *value != found)
+    int64_t stated;
+    if (ccq_config_int(src->config, key, &stated) && *value != found)
         return ccq_fail(err, CCQ_CONFIG, "%s: \"%s\" is %lld, \"%s\" says %lld",
                         ccq_config_name(src->config), key, (long long)*value, tensor,
                         (long long)found);
     *value = found;
+    return CCQ_OK;
+}
+
+/* Half the columns of an up_gate: gate and up are equally wide. */
+static ccq_code half_width(const ccq_source *src, const ccq_entry *e, int64_t *width,
+                           ccq_error *err)
+{
+    *width = e->n / 2;
+    if (e->n < 2 || e->n % 2)
+        return ccq_fail(err, CCQ_SHAPE, "%s: \"%s\" has %lld columns, wanted an even number",
+                        src->dir, e->name, (long long)e->n);
     return CCQ_OK;
 }
 
@@ -232,6 +245,7 @@ static ccq_code settle_layers(ccq_source *src, ccq_error *err)
     const ccq_config *c = src->config;
     int64_t start = -1, end = -1, interval = 1, i;
     int has_start = ccq_config_int(c, "moe_layer_start_index", &start);
+    int moe = a->experts || ccq_config_kind(c, "moe_num_experts") != CCQ_KIND_NUMBER;
     ccq_config_int(c, "moe_layer_end_index", &end);
     ccq_config_int(c, "moe_layer_interval", &interval);
     if (end < 0)
@@ -243,12 +257,16 @@ static ccq_code settle_layers(ccq_source *src, ccq_error *err)
     for (i = 0; i < a->layers; i++) {
         int router = ccq_source_find(src, CCQ_ROLE_ROUTER, CCQ_BLOCK_NONE, (int)i, -1, 0) != NULL;
         int dense = ccq_source_find(src, CCQ_ROLE_UP_GATE, CCQ_BLOCK_DENSE, (int)i, -1, 0) != NULL;
-        int whole = has_start && a->experts && i >= start && i <= end && (i + 1) % interval == 0;
-        int simple = has_start && a->experts && i >= start;
+        int whole = has_start && moe && i >= start && i <= end && (i + 1) % interval == 0;
+        int simple = has_start && moe && i >= start;
         if (router == dense)
             return ccq_fail(err, router ? CCQ_CONFIG : CCQ_INCOMPLETE,
-                            "%s: layer %lld has %s a router and a dense MLP", src->dir,
-                            (long long)i, router ? "both" : "neither");
+                            "%s: layer %lld has %s", src->dir, (long long)i,
+                            router ? "both a router and a dense MLP"
+                                   : "neither a router nor a dense MLP");
+        if (router && !moe)
+            return ccq_fail(err, CCQ_CONFIG, "%s: \"moe_num_experts\" is 0, layer %lld has a router",
+                            ccq_config_name(c), (long long)i);
         if (has_start && router != whole && router != simple)
             return ccq_fail(err, CCQ_CONFIG,
                             "%s: moe_layer_start_index %lld, end %lld, interval %lld make layer "
@@ -269,6 +287,7 @@ static ccq_code settle_moe(ccq_source *src, ccq_error *err)
 {
     ccq_arch *a = &src->arch;
     const ccq_entry *router, *up, *shared;
+    int64_t width;
     ccq_code code;
     int layer = (int)a->moe_start;
     if (a->moe_end < a->moe_start) {
@@ -289,7 +308,9 @@ static ccq_code settle_moe(ccq_source *src, ccq_error *err)
         return ccq_fail(err, CCQ_INCOMPLETE,
                         "%s: \"ernie.layers.%d.mlp.experts.0.up_gate_proj.weight\" is missing",
                         src->dir, layer);
-    code = settle(src, "moe_intermediate_size", up->n / 2, up->name, &a->moe_inter, err);
+    code = half_width(src, up, &width, err);
+    if (!code)
+        code = settle(src, "moe_intermediate_size", width, up->name, &a->moe_inter, err);
     if (code)
         return code;
     if (!shared && a->shared)
@@ -305,12 +326,14 @@ static ccq_code settle_moe(ccq_source *src, ccq_error *err)
 static ccq_code settle_dense(ccq_source *src, ccq_error *err)
 {
     ccq_arch *a = &src->arch;
-    int64_t i;
+    int64_t i, width;
     for (i = 0; i < a->layers; i++) {
         const ccq_entry *e =
             ccq_source_find(src, CCQ_ROLE_UP_GATE, CCQ_BLOCK_DENSE, (int)i, -1, 0);
-        if (e)
-            return settle(src, "intermediate_size", e->n / 2, e->name, &a->inter, err);
+        if (!e)
+            continue;
+        ccq_code code = half_width(src, e, &width, err);
+        return code ? code : settle(src, "intermediate_size", width, e->name, &a->inter, err);
     }
     return CCQ_OK;
 }
@@ -339,6 +362,15 @@ static ccq_code check_shapes(const ccq_source *src, ccq_error *err)
     return CCQ_OK;
 }
 
+static int has_biases(const ccq_source *src)
+{
+    size_t i;
+    for (i = 0; i < src->count; i++)
+        if (src->entry[i].bias)
+            return 1;
+    return 0;
+}
+
 ccq_code ccq_arch_settle(ccq_source *src, ccq_error *err)
 {
     ccq_arch *a = &src->arch;
@@ -359,6 +391,8 @@ ccq_code ccq_arch_settle(ccq_source *src, ccq_error *err)
                                "tie_word_embeddings is %s in config.json, lm_head.weight is %s: "
                                "the tensor decides",
                                declared ? "true" : "false", a->tied ? "absent" : "there");
+    if (!code && a->use_bias && !has_biases(src))
+        code = ccq_source_note(src, "use_bias is true, no linear has a .bias");
     if (!code && a->correction_bias && !a->aux_free)
         code = ccq_source_note(src, "moe_use_aux_free is false: the correction bias is not used");
     return code;

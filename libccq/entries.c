@@ -30,7 +30,7 @@ static const char *file_of(const ccq_source *src, const ccq_tensor *t)
 static ccq_code fail_tensor(const opening *o, const ccq_tensor *t, ccq_code code, const char *what)
 {
     char name[300];
-    return ccq_fail(o->err, code, "%s: \"%s\": %s", file_of(o->src, t),
+    return ccq_fail(o->err, code, "%s/%s: \"%s\": %s", o->src->dir, file_of(o->src, t),
                     ccq_escape(name, sizeof name, t->name, strlen(t->name)), what);
 }
 
@@ -50,7 +50,8 @@ static ccq_code take_unknown(opening *o, const ccq_tensor *t, size_t *refused, c
     ccq_source *src = o->src;
     char name[300];
     ccq_escape(name, sizeof name, t->name, strlen(t->name));
-    if (t->rank == 1 && (t->dtype == CCQ_DT_BF16 || t->dtype == CCQ_DT_F32)) {
+    if (t->rank == 1 && t->bytes &&
+        (t->dtype == CCQ_DT_BF16 || t->dtype == CCQ_DT_F16 || t->dtype == CCQ_DT_F32)) {
         ccq_entry *e = &src->entry[src->count++];
         e->name = t->name;
         e->role = CCQ_ROLE_VECTOR;

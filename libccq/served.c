@@ -265,6 +265,19 @@ static void tail_layer(edits *e)
                                                       "FastDeploy serves fewer layers") != 0;
 }
 
+/* Keys without which FastDeploy stops and that ccq does not guess. */
+static ccq_code required_keys(const edits *e, ccq_error *err)
+{
+    static const char *const keys[] = {"intermediate_size", "moe_num_experts", "moe_k",
+                                       "moe_intermediate_size"};
+    size_t count = e->plan->src->arch.experts ? 4 : 1;
+    for (size_t i = 0; i < count; i++)
+        if (ccq_config_kind(e->in, keys[i]) != CCQ_KIND_NUMBER)
+            return ccq_fail(err, CCQ_CONFIG, "%s: \"%s\" is missing, FastDeploy needs it",
+                            ccq_config_name(e->in), keys[i]);
+    return CCQ_OK;
+}
+
 ccq_code ccq_served_config(ccq_plan *plan, ccq_error *err)
 {
     edits *e = calloc(1, sizeof *e);
@@ -275,7 +288,9 @@ ccq_code ccq_served_config(ccq_plan *plan, ccq_error *err)
     e->in = plan->src->config;
     format_keys(e);
     size_keys(e);
-    code = rope_key(e, err);
+    code = required_keys(e, err);
+    if (!code)
+        code = rope_key(e, err);
     if (code)
         goto done;
     moe_keys(e);

@@ -222,11 +222,25 @@ static ccq_code open_one(ccq_source *src, const char *dir, const ccq_source_opti
     return code ? code : settle_order(src, options->order, err);
 }
 
+static ccq_code need_directory(const char *dir, ccq_error *err)
+{
+    char *inside = ccq_path_join(dir, ".");
+    ccq_code code = CCQ_OK;
+    if (!inside)
+        return ccq_fail(err, CCQ_NO_MEMORY, "%s: out of memory", dir);
+    if (!ccq_path_exists(inside))
+        code = ccq_fail(err, CCQ_NO_INPUT, "%s: %s", dir,
+                        ccq_path_exists(dir) ? "not a directory" : "no such directory");
+    free(inside);
+    return code;
+}
+
 static ccq_code open_any(ccq_source *src, const char *dir, const ccq_source_options *options,
                          ccq_error *err)
 {
-    ccq_code code = ccq_path_exists(dir) ? ccq_ranks_find(dir, &src->ranks, err)
-                                         : ccq_fail(err, CCQ_NO_INPUT, "%s: no such directory", dir);
+    ccq_code code = need_directory(dir, err);
+    if (!code)
+        code = ccq_ranks_find(dir, &src->ranks, err);
     src->tp_rank = options->tp_rank;
     if (code)
         return code;

@@ -286,11 +286,10 @@ class Sizes(Case):
         if not path.exists():
             self.skipTest(f"no {path}")
         for row in json.loads(path.read_text()):
-            if row["tensor_parallel"] != 1:
-                continue
             model = row["model"].split("-")[0]
             options = ["--scheme=wint8"] if model == "0.3B" else [
                 f"--w4-end-layer={row['w4_end_layer']}"]
+            options.append(f"--tensor-parallel={row['tensor_parallel']}")
             sparse = self.tmp / f"{model}-{row['tied']}"
             try:
                 make_header.write_model(sparse, model, row["tied"])
@@ -298,7 +297,8 @@ class Sizes(Case):
                 self.skipTest("no sparse file of that size here")
             plan = json.loads(self.run_tool("--dry-run", "--json", *options, sparse,
                                             self.out).stdout)
-            with self.subTest(**{k: row[k] for k in ("model", "w4_end_layer", "tied")}):
+            with self.subTest(**{k: row[k] for k in ("model", "w4_end_layer", "tied",
+                                                     "tensor_parallel")}):
                 self.assertEqual(plan["bytes_by_kind"], row["bytes"])
                 self.assertEqual(plan["tensor_bytes"], row["total_bytes"])
                 self.assertEqual(plan["parameters"], row["parameters"])
@@ -382,6 +382,54 @@ class Refusals(Case):
         model = self.model(edit=lambda c: c.update(hidden_size=256))
         self.refuse(65, model, self.out, says="config.json asks for [32, 256]")
 
+    def test_sizes_that_divide_by_zero(self):
+        """An up_gate of one column, and no width in config.json to hold it against."""
+        model = write_model(self.tmp / "in3", CONFIG | {"moe_num_shared_experts": 1})
+        config = json.loads((model / "config.json").read_text())
+        del config["moe_intermediate_size"]
+        (model / "config.json").write_text(json.dumps(config))
+        raw = (model / "model.safetensors").read_bytes()
+        size = struct.unpack("<Q", raw[:8])[0]
+        head = json.loads(raw[8:8 + size])
+        at, data = 0, b""
+        for name, t in sorted(head.items()):
+            if name == "__metadata__":
+                continue
+            begin, end = t["data_offsets"]
+            if "experts.0.up_gate" in name:
+                t["shape"], end = [128, 1], begin + 256
+            data += raw[8 + size + begin:8 + size + end]
+            t["data_offsets"] = [at, at + end - begin]
+            at += end - begin
+        text = json.dumps(head).encode()
+        (model / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+        self.refuse(65, model, self.out, says="even number")
+
+    def test_keys_that_fastdeploy_needs(self):
+        for key in "intermediate_size", "moe_num_experts", "moe_intermediate_size":
+            model = write_model(self.tmp / key, edit=lambda c: c.pop(key))
+            self.refuse(65, model, self.out, says=f'"{key}" is missing')
+
+    def test_explicit_zero_is_no_gap(self):
+        model = self.model(edit=lambda c: c.update(moe_num_experts=0))
+        self.refuse(65, model, self.out, says='"moe_num_experts" is 0')
+
+    def test_input_is_a_file(self):
+        model = self.model()
+        self.refuse(66, model / "config.json", self.out, says="not a directory")
+
+    def test_shard_that_links_into_the_output(self):
+        """--overwrite would remove the weights it is about to read."""
+        self.run_tool("-q", "--effort=fast", self.model(), self.out)
+        before = digest(self.out)
+        model = write_model(self.tmp / "in4")
+        (model / "model.safetensors").unlink()
+        os.rename(self.tmp / "in" / "model.safetensors", self.out / "bf16.safetensors")
+        os.symlink(self.out / "bf16.safetensors", model / "model.safetensors")
+        self.run_tool("-q", "--effort=fast", "--overwrite", model, self.out, code=64)
+        os.unlink(self.out / "bf16.safetensors")
+        self.assertEqual(digest(self.out), before)
+
     def test_no_rope_theta(self):
         self.refuse(65, self.model(edit=lambda c: c.pop("rope_theta")), self.out, says="rope_theta")
 
@@ -446,8 +494,7 @@ class Refusals(Case):
         """A write that really fails: 74, nothing left."""
         def limit():
             resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        self.refuse(74, self.model(), self.out, preexec_fn=limit, restore_signals=False)
+        self.refuse(74, self.model(), self.out, preexec_fn=limit)
 
     def test_answer_cannot_be_written(self):
         with open("/dev/full", "w") as full:
@@ -546,6 +593,17 @@ class Output(Case):
             (self.out / name).write_bytes(b"old")
         self.run_tool("-q", "--effort=fast", "--overwrite", model, self.out)
         self.assertEqual(digest(self.out), first)
+
+    def test_overwrite_takes_the_old_side_files_along(self):
+        """A tokenizer file of the old model would change what the new one says."""
+        model = self.model()
+        (model / "added_tokens.json").write_text("{}")
+        self.run_tool("-q", "--effort=fast", model, self.out)
+        (self.out / "notes-of-mine.log").write_text("stays")
+        (model / "added_tokens.json").unlink()
+        self.run_tool("-q", "--effort=fast", "--overwrite", model, self.out)
+        self.assertFalse((self.out / "added_tokens.json").exists())
+        self.assertTrue((self.out / "notes-of-mine.log").exists())
 
     def test_overwrite_needs_a_checkpoint(self):
         self.out.mkdir()

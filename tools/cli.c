@@ -346,6 +346,9 @@ void cli_init(cli *c, const char *tool, const char *usage, const char *about,
     c->device = "auto";
     resolve_color(c);
     signal(SIGPIPE, SIG_IGN); /* cli_finish tells a closed pipe from a full disk */
+#ifdef SIGXFSZ
+    signal(SIGXFSZ, SIG_IGN); /* the write then says which file met the limit */
+#endif
 }
 
 int cli_is(const cli *c, const char *name)
