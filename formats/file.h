@@ -77,9 +77,9 @@ ccq_code ccq_stage_copy(ccq_stage *stage, const char *from_path, const char *nam
  * file name; one that is not there is fine, one that is staged is replaced). */
 ccq_code ccq_stage_forget(ccq_stage *stage, const char *name, ccq_error *err);
 /* With overwrite: removes the old config.json first, then the other files of
- * the old checkpoint, its rank directories included. Then renames everything staged in the order it was
- * created, config.json last, syncs the directory and removes .ccq. Frees the
- * stage when OK; on failure call ccq_stage_abandon. */
+ * the old checkpoint, its rank directories included. Then renames everything
+ * staged in the order it was created, config.json last, syncs the directory and
+ * removes .ccq. Frees the stage when OK; on failure call ccq_stage_abandon. */
 ccq_code ccq_stage_commit(ccq_stage *stage, ccq_error *err);
 /* Removes what the stage created, OUT too if it made it. Frees the stage. NULL is fine. */
 void ccq_stage_abandon(ccq_stage *stage);

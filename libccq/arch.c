@@ -265,7 +265,8 @@ static ccq_code settle_layers(ccq_source *src, ccq_error *err)
                             router ? "both a router and a dense MLP"
                                    : "neither a router nor a dense MLP");
         if (router && !moe)
-            return ccq_fail(err, CCQ_CONFIG, "%s: \"moe_num_experts\" is 0, layer %lld has a router",
+            return ccq_fail(err, CCQ_CONFIG,
+                            "%s: \"moe_num_experts\" is 0, layer %lld has a router",
                             ccq_config_name(c), (long long)i);
         if (has_start && router != whole && router != simple)
             return ccq_fail(err, CCQ_CONFIG,

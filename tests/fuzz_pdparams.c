@@ -129,7 +129,7 @@ int main(int argc, char **argv)
     uint64_t seed = check_seed(4);
     char path[5000];
     REQUIRE(mkdtemp(root), "mkdtemp");
-    snprintf(path, sizeof path, "python3 %s %s > %s/list && mkdir %s/f",
+    snprintf(path, sizeof path, "python3 '%s' %s > %s/list && mkdir %s/f",
              check_data("make_pdparams.py"), root, root, root);
     REQUIRE(system(path) == 0, "%s", path);
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {

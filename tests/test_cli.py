@@ -227,7 +227,10 @@ class Cli(unittest.TestCase):
             self.assertEqual(b"\x1b[" in self.on_terminal(tool, env), colored, env)
 
     def on_terminal(self, tool, env):
-        terminal, end = os.openpty()
+        try:
+            terminal, end = os.openpty()
+        except OSError:
+            self.skipTest("no terminal can be opened here")
         environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
         p = subprocess.Popen([tool, "-q", MICRO], stdout=end, env={**environment, **env})
         os.close(end)

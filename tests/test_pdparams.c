@@ -393,8 +393,9 @@ int main(void)
     int have = access(model, R_OK) == 0;
     REQUIRE(mkdtemp(root), "mkdtemp");
     char command[8400];
-    snprintf(command, sizeof command, "python3 %s %s %s > %s/list",
-             check_data("make_pdparams.py"), root, have ? model : "", root);
+    snprintf(command, sizeof command, "python3 '%s' %s %s%s%s > %s/list",
+             check_data("make_pdparams.py"), root, have ? "'" : "", have ? model : "",
+             have ? "'" : "", root);
     REQUIRE(system(command) == 0, "%s", command);
     check_list();
     if (have)
