@@ -169,7 +169,7 @@ ccq_code ccq_source_read_bf16(const ccq_source *src, const ccq_entry *e, uint16_
 /* Rows k0..k0+kc-1 of it; entries with transposed or several pieces are BUG here. */
 ccq_code ccq_source_read_rows(const ccq_source *src, const ccq_entry *e, int64_t k0, int64_t kc,
                               uint16_t *dst, ccq_error *err);
-/* The same as fp32 (F32 inputs are not rounded: router, correction bias). */
+/* The same as fp32; router and correction bias are not rounded, whatever they come in. */
 ccq_code ccq_source_read_f32(const ccq_source *src, const ccq_entry *e, float *dst,
                              ccq_error *err);
 /* A linear (or embedding, or head) as it is stored, for the kernels. *memory

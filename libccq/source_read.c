@@ -112,21 +112,26 @@ ccq_code ccq_source_read_rows(const ccq_source *src, const ccq_entry *e, int64_t
     return code ? code : check_bf16(e, dst, k0, kc, err);
 }
 
-static ccq_code read_f32_raw(const ccq_source *src, const ccq_entry *e, float *dst, ccq_error *err)
+/* One value of a stored tensor, exactly. */
+static float widen(const void *x, int dtype, int64_t i)
+{
+    if (dtype == CCQ_DT_F32)
+        return ((const float *)x)[i];
+    uint16_t half = ((const uint16_t *)x)[i];
+    return dtype == CCQ_DT_F16 ? ccq_f16_to_f32(half) : ccq_bf16_to_f32(half);
+}
+
+/* Router and bias, small: nothing is rounded. */
+static ccq_code read_wide(const ccq_source *src, const ccq_entry *e, float *dst, ccq_error *err)
 {
     const ccq_piece *p = &e->piece[0];
-    int64_t i, j;
-    float *x;
-    ccq_code code;
-    if (!p->transposed)
-        return ccq_checkpoint_read(src->files, p->tensor, 0, dst, p->tensor->bytes, err);
-    x = malloc(p->tensor->bytes);
-    if (!x)
-        return ccq_fail(err, CCQ_NO_MEMORY, "%s: out of memory", e->name);
-    code = ccq_checkpoint_read(src->files, p->tensor, 0, x, p->tensor->bytes, err);
-    for (i = 0; i < e->k && !code; i++)
-        for (j = 0; j < e->n; j++)
-            dst[i * e->n + j] = x[j * e->k + i];
+    void *x = malloc(p->tensor->bytes);
+    ccq_code code = x ? ccq_checkpoint_read(src->files, p->tensor, 0, x, p->tensor->bytes, err)
+                      : ccq_fail(err, CCQ_NO_MEMORY, "%s: out of memory", e->name);
+    for (int64_t i = 0; i < e->k && !code; i++)
+        for (int64_t j = 0; j < e->n; j++)
+            dst[i * e->n + j] =
+                widen(x, p->tensor->dtype, p->transposed ? j * e->k + i : i * e->n + j);
     free(x);
     return code;
 }
@@ -137,8 +142,8 @@ ccq_code ccq_source_read_f32(const ccq_source *src, const ccq_entry *e, float *d
     ccq_code code;
     if (src->rank && e->pieces == 1)
         return ccq_ranks_read_f32(src, e, dst, err);
-    if (e->pieces == 1 && e->piece[0].tensor->dtype == CCQ_DT_F32) {
-        code = read_f32_raw(src, e, dst, err);
+    if (e->type == CCQ_TYPE_F32 && e->pieces == 1) {
+        code = read_wide(src, e, dst, err);
     } else {
         uint16_t *x = malloc((size_t)count * 2);
         if (!x)

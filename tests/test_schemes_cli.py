@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pathlib
+import random
 import shutil
 import struct
 import subprocess
@@ -44,6 +45,20 @@ def data_of(path, name):
     size = struct.unpack("<Q", raw[:8])[0]
     t = json.loads(raw[8:8 + size])[name]
     return raw[8 + size + t["data_offsets"][0]:8 + size + t["data_offsets"][1]]
+
+
+def append(model, extra):
+    """Adds tensors: name -> (dtype, shape, bytes)."""
+    path = model / "model.safetensors"
+    raw = path.read_bytes()
+    size = struct.unpack("<Q", raw[:8])[0]
+    table, at = json.loads(raw[8:8 + size]), len(raw) - 8 - size
+    for name, (dtype, shape, data) in extra.items():
+        table[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(data)]}
+        at += len(data)
+    text = json.dumps(table).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + size:] +
+                     b"".join(t[2] for t in extra.values()))
 
 
 def recast(source, target, dtype):
@@ -268,16 +283,8 @@ class Names(Schemes):
     def test_unknown_vectors_and_mtp(self):
         """A vector that nobody knows goes along, under the prefix of the naming."""
         model = self.model()
-        raw = (model / "model.safetensors").read_bytes()
-        size = struct.unpack("<Q", raw[:8])[0]
-        table, end = json.loads(raw[8:8 + size]), len(raw) - 8 - size
-        table["ernie.layers.1.extra"] = {"dtype": "BF16", "shape": [4],
-                                         "data_offsets": [end, end + 8]}
-        table["ernie.mtp_block.0.norm.weight"] = {"dtype": "BF16", "shape": [4],
-                                                  "data_offsets": [end + 8, end + 16]}
-        text = json.dumps(table).encode()
-        (model / "model.safetensors").write_bytes(
-            struct.pack("<Q", len(text)) + text + raw[8 + size:] + bytes(range(16)))
+        append(model, {"ernie.layers.1.extra": ("BF16", [4], bytes(range(8))),
+                       "ernie.mtp_block.0.norm.weight": ("BF16", [4], bytes(8))})
         torch = self.quantize(model, "torch", "--scheme=bf16", "--names=torch")
         self.assertIn("model.layers.1.extra", tensors_of(torch)[0])
         paddle = self.quantize(torch, "paddle", "--scheme=bf16")
@@ -301,6 +308,56 @@ class Inputs(Schemes):
                         recast(model, other, dtype)
                     out = self.quantize(other, scheme + dtype, f"--scheme={scheme}")
                     self.assertEqual(tensors_of(out), want)
+
+    def test_router_is_not_rounded(self):
+        """Router and correction bias are fp32: F16 is widened, and so is BF16."""
+        names = ["ernie.layers.1.mlp.gate.weight",
+                 "ernie.layers.1.mlp.moe_statics.e_score_correction_bias"]
+        rng = random.Random(base.SEED)
+        for dtype, code in ("F16", "e"), ("BF16", None), ("F32", "f"):
+            shutil.rmtree(self.tmp)
+            self.tmp.mkdir()
+            made = {}
+            for name, shape in (names[0], [128, 2]), (names[1], [1, 2]):
+                count = shape[0] * shape[1]
+                values = [rng.uniform(-1, 1) for _ in range(count)]
+                raw = struct.pack(f"<{count}{code}", *values) if code else b"".join(
+                    base.bf16(v) for v in values)
+                wide = struct.unpack(f"<{count}{code}", raw) if code else struct.unpack(
+                    f"<{count}f", b"".join(b"\0\0" + raw[2 * i:2 * i + 2] for i in range(count)))
+                made[name] = (dtype, shape, raw, struct.pack(f"<{count}f", *wide))
+            model = write_model(self.tmp / "in", drop=names)
+            append(model, {n: t[:3] for n, t in made.items()})
+            out = self.quantize(model, "out")
+            torch = self.quantize(model, "torch", "--scheme=bf16", "--names=torch")
+            back = self.quantize(torch, "back", "--scheme=bf16")
+            for name in names:
+                self.assertEqual(data_of(out, name), made[name][3], dtype)
+                self.assertEqual(data_of(back, name), made[name][3], dtype)
+
+    def test_biases(self):
+        """A bias is cut and joined as its weight is."""
+        def edit(c):
+            c["use_bias"] = True
+        model = write_model(self.tmp / "in", edit=edit)
+        extra, rng = {}, random.Random(base.SEED)
+        for name, dtype, shape in list(base.shapes(CONFIG)):
+            if "proj" in name:
+                raw = base.random_values(rng, "BF16", shape[1])
+                extra[name.replace(".weight", ".bias")] = ("BF16", [shape[1]], raw)
+        append(model, extra)
+        torch = self.quantize(model, "torch", "--scheme=bf16", "--names=torch")
+        found = tensors_of(torch)[0]
+        self.assertEqual(found["model.layers.0.self_attn.k_proj.bias"][:2], ("BF16", [64]))
+        qkv = extra["ernie.layers.0.self_attn.qkv_proj.bias"][2]
+        self.assertEqual(data_of(torch, "model.layers.0.self_attn.k_proj.bias"), qkv[256:384])
+        self.assertEqual(data_of(torch, "model.layers.1.mlp.experts.1.up_proj.bias"),
+                         extra["ernie.layers.1.mlp.experts.1.up_gate_proj.bias"][2][256:])
+        back = self.quantize(torch, "back", "--scheme=bf16")
+        self.assertEqual(tensors_of(back)[0], tensors_of(model)[0])
+        quantized = self.quantize(torch, "quantized")
+        for name, (_, _, raw) in extra.items():
+            self.assertEqual(data_of(quantized, name), raw)
 
     def test_f32_rounds_once(self):
         name = "ernie.norm.weight"
