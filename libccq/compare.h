@@ -36,7 +36,7 @@ ccq_figure ccq_figure_find(const char *name);
 
 typedef struct ccq_stats {
     double value[CCQ_FIGURE_COUNT]; /* may be infinite or NaN: then it fails every gate */
-    uint8_t has[CCQ_FIGURE_COUNT];  /* the run produced it */
+    uint8_t has[CCQ_FIGURE_COUNT];  /* the run produced it; no _se of one row */
 } ccq_stats;
 
 typedef struct ccq_compare ccq_compare;
@@ -68,8 +68,8 @@ typedef struct ccq_gate {
     int ok;
 } ccq_gate;
 
-/* {"max": {NAME: LIMIT}, "min": {...}}. USAGE: an unknown name. The caller frees
- * *gates. */
+/* {"max": {NAME: LIMIT}, "min": {...}}. USAGE: an unknown name. JSON: anything else, a
+ * name twice included. The caller frees *gates. */
 ccq_code ccq_gates_load(ccq_gate **gates, size_t *count, const char *path, ccq_error *err);
 /* Fills value and ok; USAGE when a figure was not produced. *missed: how many. */
 ccq_code ccq_gates_check(ccq_gate *gates, size_t count, const ccq_stats *stats, size_t *missed,

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_GATES = 4 * CCQ_FIGURE_COUNT, MAX_FILE = 1 << 20 };
+enum { MAX_GATES = 2 * CCQ_FIGURE_COUNT, MAX_FILE = 1 << 20 };
 
 typedef struct reader {
     ccq_json json;
@@ -36,13 +36,15 @@ static ccq_code read_one(reader *r, int min)
     if (figure == CCQ_FIGURE_COUNT)
         return ccq_fail(r->err, CCQ_USAGE, "%s: no statistic is called \"%s\"", r->path,
                         ccq_escape(shown, sizeof shown, name, n));
+    for (size_t i = 0; i < r->count; i++)
+        if (r->gate[i].figure == figure && r->gate[i].min == min)
+            return ccq_fail(r->err, CCQ_JSON, "%s: \"%s\" has two limits in \"%s\"", r->path, name,
+                            min ? "min" : "max");
     if (ccq_json_next(&r->json) != CCQ_JSON_NUMBER)
         return bad(r, "a limit must be a number");
     limit = strtod(r->json.text, NULL);
     if (!isfinite(limit))
         return bad(r, "a limit must be finite");
-    if (r->count == MAX_GATES)
-        return bad(r, "too many gates");
     ccq_gate gate = {figure, min, limit, 0, 0};
     r->gate[r->count++] = gate;
     return CCQ_OK;
@@ -69,6 +71,7 @@ static int is(const reader *r, const char *key)
 static ccq_code read_all(reader *r)
 {
     ccq_json_event e = ccq_json_next(&r->json);
+    int seen[2] = {0, 0};
     ccq_code code;
 
     if (e != CCQ_JSON_OBJECT)
@@ -77,6 +80,8 @@ static ccq_code read_all(reader *r)
         int min = is(r, "min");
         if (!min && !is(r, "max"))
             return bad(r, "only \"max\" and \"min\" are known");
+        if (seen[min]++)
+            return bad(r, "\"max\" and \"min\" may each stand there once");
         if ((code = read_side(r, min)))
             return code;
     }

@@ -78,6 +78,13 @@ static double standard_error(const series *s)
     return sqrt(not_negative(mean_product(s, s) - m * m) / (double)(s->n - 1));
 }
 
+/* An error figure: one value has no spread, so it gives none. */
+static void set_error(ccq_stats *s, ccq_figure figure, double value, size_t n)
+{
+    if (n > 1)
+        set(s, figure, value);
+}
+
 /* Ascending, NaN last. */
 static int by_value(const void *pa, const void *pb)
 {
@@ -112,9 +119,9 @@ static void perplexity(const ccq_compare *c, series *q, series *b, ccq_stats *s)
     se = standard_error(q);
     ppl = exp(m);
     set(s, CCQ_FIG_nll, m);
-    set(s, CCQ_FIG_nll_se, se);
+    set_error(s, CCQ_FIG_nll_se, se, q->n);
     set(s, CCQ_FIG_ppl, ppl);
-    set(s, CCQ_FIG_ppl_se, ppl * se);
+    set_error(s, CCQ_FIG_ppl_se, ppl * se, q->n);
     if (!c->base)
         return;
     collect(c, offsetof(ccq_row_figures, nll_base), 1, b);
@@ -125,16 +132,16 @@ static void perplexity(const ccq_compare *c, series *q, series *b, ccq_stats *s)
     error = sqrt(not_negative(se * se + seb * seb - 2 * cov));
     set(s, CCQ_FIG_nll_base, mb);
     set(s, CCQ_FIG_ppl_base, pplb);
-    set(s, CCQ_FIG_ppl_base_se, pplb * seb);
+    set_error(s, CCQ_FIG_ppl_base_se, pplb * seb, q->n);
     if (se > 0 && seb > 0)
         set(s, CCQ_FIG_cor_ln_ppl, cov / (se * seb));
     set(s, CCQ_FIG_ln_ppl_ratio, m - mb);
-    set(s, CCQ_FIG_ln_ppl_ratio_se, error);
+    set_error(s, CCQ_FIG_ln_ppl_ratio_se, error, q->n);
     set(s, CCQ_FIG_ppl_ratio, exp(m - mb));
-    set(s, CCQ_FIG_ppl_ratio_se, exp(m - mb) * error);
+    set_error(s, CCQ_FIG_ppl_ratio_se, exp(m - mb) * error, q->n);
     set(s, CCQ_FIG_ppl_diff, ppl - pplb);
-    set(s, CCQ_FIG_ppl_diff_se,
-        sqrt(not_negative(ppl * se * ppl * se + pplb * seb * pplb * seb - 2 * ppl * pplb * cov)));
+    error = not_negative(ppl * se * ppl * se + pplb * seb * pplb * seb - 2 * ppl * pplb * cov);
+    set_error(s, CCQ_FIG_ppl_diff_se, sqrt(error), q->n);
 }
 
 typedef struct point {
@@ -161,7 +168,7 @@ static void divergence(const ccq_compare *c, series *x, ccq_stats *s)
     set(s, CCQ_FIG_kld_cut16, mean(x));
     collect(c, offsetof(ccq_row_figures, kld), 0, x);
     set(s, CCQ_FIG_mean_kld, mean(x));
-    set(s, CCQ_FIG_mean_kld_se, standard_error(x));
+    set_error(s, CCQ_FIG_mean_kld_se, standard_error(x), x->n);
     percentiles(x, points, sizeof points / sizeof *points, s);
 }
 
@@ -180,14 +187,14 @@ static void probability(const ccq_compare *c, series *x, ccq_stats *s)
     if (!x->n)
         return;
     set(s, CCQ_FIG_mean_dp, mean(x));
-    set(s, CCQ_FIG_mean_dp_se, standard_error(x));
+    set_error(s, CCQ_FIG_mean_dp_se, standard_error(x), x->n);
     percentiles(x, points, sizeof points / sizeof *points, s);
     collect(c, offsetof(ccq_row_figures, dp), 1, x);
     for (size_t i = 0; i < x->n; i++)
         x->x[i] *= x->x[i];
     rms = sqrt(mean(x));
     set(s, CCQ_FIG_rms_dp, rms);
-    set(s, CCQ_FIG_rms_dp_se, rms > 0 ? standard_error(x) / (2 * rms) : 0);
+    set_error(s, CCQ_FIG_rms_dp_se, rms > 0 ? standard_error(x) / (2 * rms) : 0, x->n);
 }
 
 static void share(ccq_stats *s, ccq_figure figure, uint64_t equal, uint64_t all)
@@ -200,7 +207,7 @@ static void share_se(ccq_stats *s, ccq_figure figure, ccq_figure of, uint64_t al
 {
     double q = s->value[of];
 
-    if (all)
+    if (all > 1)
         set(s, figure, sqrt(q * (1 - q) / (double)(all - 1)));
 }
 

@@ -129,6 +129,33 @@ static void check_nan(ccq_pool *pool, uint64_t *state)
     }
 }
 
+/* One value has no spread: no error figure, and a gate on one is refused. Everything
+ * that there is, is a number. */
+static void check_one_row(ccq_pool *pool, uint64_t *state)
+{
+    float x[VOCAB], y[VOCAB];
+    const int32_t target = 1;
+    ccq_gate gate = {CCQ_FIG_mean_kld_se, 0, 1e300, 0, 0};
+    size_t missed;
+    ccq_stats s;
+    ccq_error err;
+
+    fill(x, VOCAB, state);
+    fill(y, VOCAB, state);
+    for (int base = 0; base < 2; base++) {
+        run(pool, y, base ? x : NULL, 1, &target, &s);
+        CHECK(s.has[CCQ_FIG_ppl] && s.has[CCQ_FIG_mean_kld] == base, "means are missing");
+        for (int i = 0; i < CCQ_FIGURE_COUNT; i++) {
+            const char *name = ccq_figure_name((ccq_figure)i);
+            size_t n = strlen(name);
+            CHECK(!s.has[i] || isfinite(s.value[i]), "%s is %g", name, s.value[i]);
+            CHECK(!s.has[i] || n < 3 || strcmp(name + n - 3, "_se"), "%s of one row", name);
+        }
+    }
+    CHECK(!s.has[CCQ_FIG_cor_ln_ppl], "a correlation of one row");
+    CHECK(ccq_gates_check(&gate, 1, &s, &missed, &err) == CCQ_USAGE, "a gate on no figure");
+}
+
 static void check_agreement(ccq_pool *pool)
 {
     const int32_t ours[] = {1, 2, 3, 4, 5, 6}, base[] = {2, 1, 3, 5, 6, 5};
@@ -184,6 +211,8 @@ static void check_gates(void)
         {"[]", CCQ_JSON},
         {"{\"max\": {\"mean_kld\": 1}", CCQ_JSON},
         {"{\"max\": {}} {}", CCQ_JSON},
+        {"{\"max\": {\"mean_kld\": 1, \"mean_kld\": 2}}", CCQ_JSON},
+        {"{\"max\": {\"mean_kld\": 1}, \"max\": {\"max_kld\": 2}}", CCQ_JSON},
         {"", CCQ_JSON},
     };
     ccq_gate *gates;
@@ -196,6 +225,11 @@ static void check_gates(void)
     REQUIRE(!load("{\"max\":{\"mean_kld\":0.5},\"min\":{\"same_top\":0.9}}", &gates, &count),
             "good");
     REQUIRE(count == 2, "%zu gates", count);
+    free(gates);
+    REQUIRE(!load("{\"max\":{\"rows\":9},\"min\":{\"rows\":5}}", &gates, &count), "a range");
+    free(gates);
+    REQUIRE(!load("{\"max\":{\"mean_kld\":0.5},\"min\":{\"same_top\":0.9}}", &gates, &count),
+            "good");
     memset(&s, 0, sizeof s);
     s.value[CCQ_FIG_mean_kld] = 0.5;
     s.has[CCQ_FIG_mean_kld] = 1;
@@ -216,6 +250,7 @@ int main(void)
     check_hand(pool);
     check_identity(pool, &state);
     check_nan(pool, &state);
+    check_one_row(pool, &state);
     check_agreement(pool);
     check_gates();
     ccq_pool_free(pool);
