@@ -13,6 +13,8 @@ typedef struct work {
     int models;
     int64_t prefill_rows;
     int64_t *need; /* rows of each prompt up to its last wanted one */
+    size_t *slot;  /* of each prompt, within its group */
+    size_t *order; /* [slots]: prompts of a group, longest first */
     ccq_session *session[2];
     ccq_span *span;   /* [slots] */
     int64_t *rows;    /* wanted rows of a step, by number in it */
@@ -78,29 +80,69 @@ static int allocate_routes(work *w, int i)
     return w->ids[i] && w->weights[i] && w->margin[i];
 }
 
-static ccq_code open_sessions(work *w, ccq_error *err)
+/* Most prompts, and most rows, of one group. */
+static void measure_groups(const work *w, size_t *slots, int64_t *most)
 {
-    size_t slots = 1, end;
-    int64_t longest = 1, most = 1, rows, *capacity;
-    ccq_code code = CCQ_OK;
+    int64_t rows;
+    size_t end;
+
+    *slots = 1;
+    *most = 1;
+    for (size_t at = 0; at < w->e->prompt_count; at = end) {
+        end = group_end(w, at);
+        *slots = end - at > *slots ? end - at : *slots;
+        rows = 0;
+        for (size_t i = at; i < end; i++)
+            rows += w->need[i];
+        *most = rows > *most ? rows : *most;
+    }
+}
+
+static int longest_first(const void *pa, const void *pb, void *ctx)
+{
+    const size_t *a = pa, *b = pb;
+    const int64_t *need = ctx;
+
+    if (need[*a] != need[*b])
+        return (need[*a] < need[*b]) - (need[*a] > need[*b]);
+    return (*a > *b) - (*a < *b);
+}
+
+/* The longest of a group gets slot 0, the next slot 1: since a group of several has at
+ * most prefill_rows rows, slot j holds at most prefill_rows / (j + 1) positions, and one
+ * long prompt among many short ones costs its own length and not that of every slot. */
+static void assign_slots(work *w, int64_t *capacity)
+{
+    size_t end;
 
     for (size_t at = 0; at < w->e->prompt_count; at = end) {
         end = group_end(w, at);
-        slots = end - at > slots ? end - at : slots;
-        rows = 0;
-        for (size_t i = at; i < end; i++) {
-            longest = w->need[i] > longest ? w->need[i] : longest;
-            rows += w->need[i];
+        for (size_t i = at; i < end; i++)
+            w->order[i - at] = i;
+        qsort_r(w->order, end - at, sizeof *w->order, longest_first, w->need);
+        for (size_t j = 0; j < end - at; j++) {
+            int64_t need = w->need[w->order[j]];
+            w->slot[w->order[j]] = j;
+            capacity[j] = need > capacity[j] ? need : capacity[j];
         }
-        most = rows > most ? rows : most;
     }
+}
+
+static ccq_code open_sessions(work *w, ccq_error *err)
+{
+    size_t slots;
+    int64_t most, *capacity;
+    ccq_code code = CCQ_OK;
+
+    measure_groups(w, &slots, &most);
     capacity = calloc(slots, sizeof *capacity);
+    w->order = calloc(slots, sizeof *w->order);
     w->span = calloc(slots, sizeof *w->span);
     w->rows = calloc((size_t)min64(most, w->prefill_rows), sizeof *w->rows);
-    if (!capacity || !w->span || !w->rows)
+    if (!capacity || !w->order || !w->span || !w->rows)
         code = ccq_fail(err, CCQ_NO_MEMORY, "%zu sequences: out of memory", slots);
-    for (size_t i = 0; !code && i < slots; i++)
-        capacity[i] = longest;
+    else
+        assign_slots(w, capacity);
     for (int i = 0; !code && i < w->models; i++)
         code = ccq_session_open(&w->session[i], w->e->model[i], slots, capacity,
                                 min64(most, w->prefill_rows), err);
@@ -115,7 +157,8 @@ static ccq_code prepare(work *w, ccq_error *err)
     ccq_code code;
 
     w->need = calloc(e->prompt_count + 1, sizeof *w->need);
-    if (!w->need)
+    w->slot = calloc(e->prompt_count + 1, sizeof *w->slot);
+    if (!w->need || !w->slot)
         return ccq_fail(err, CCQ_NO_MEMORY, "evaluation: out of memory");
     if ((code = check_rows(w, err)) || (code = open_sessions(w, err)))
         return code;
@@ -187,7 +230,7 @@ static ccq_code give_blocks(work *w, size_t count, ccq_error *err)
     return CCQ_OK;
 }
 
-static void trace_step(const work *w, size_t spans, size_t first)
+static void trace_step(const work *w, size_t spans)
 {
     ccq_routes all;
     int64_t row = 0;
@@ -200,7 +243,7 @@ static void trace_step(const work *w, size_t spans, size_t first)
         int64_t at = ccq_session_length(w->session[0], p->slot) - p->rows;
         for (int64_t j = 0; j < p->rows; j++, row++) {
             ccq_routes one = route_row(&all, row);
-            w->e->hooks.trace(w->e->hooks.ctx, first + p->slot, at + j, p->ids[j], &one);
+            w->e->hooks.trace(w->e->hooks.ctx, p->sequence, at + j, p->ids[j], &one);
         }
     }
 }
@@ -223,7 +266,7 @@ static size_t pick_rows(const work *w, size_t spans)
     return count;
 }
 
-static ccq_code run_step(work *w, size_t spans, size_t first, ccq_error *err)
+static ccq_code run_step(work *w, size_t spans, ccq_error *err)
 {
     ccq_code code;
 
@@ -233,7 +276,7 @@ static ccq_code run_step(work *w, size_t spans, size_t first, ccq_error *err)
             return code;
         w->seconds += i == 0 ? now() - t : 0;
     }
-    trace_step(w, spans, first);
+    trace_step(w, spans);
     if ((code = give_blocks(w, pick_rows(w, spans), err)))
         return code;
     for (size_t i = 0; i < spans; i++)
@@ -252,11 +295,11 @@ static ccq_code run_group(work *w, size_t first, size_t end, ccq_error *err)
 
     for (size_t i = first; i < end; i++)
         for (int k = 0; k < w->models; k++)
-            ccq_session_reset(w->session[k], i - first);
+            ccq_session_reset(w->session[k], w->slot[i]);
     while (at < end) {
         for (spans = 0, rows = 0; at < end && rows < w->prefill_rows;) {
             int64_t n = min64(w->need[at] - done, w->prefill_rows - rows);
-            ccq_span p = {at - first, at, n, w->e->prompts[at].ids + done};
+            ccq_span p = {w->slot[at], at, n, w->e->prompts[at].ids + done};
             if (n > 0)
                 w->span[spans++] = p;
             rows += n;
@@ -266,7 +309,7 @@ static ccq_code run_group(work *w, size_t first, size_t end, ccq_error *err)
                 done = 0;
             }
         }
-        if (spans && (code = run_step(w, spans, first, err)))
+        if (spans && (code = run_step(w, spans, err)))
             return code;
     }
     return CCQ_OK;
@@ -294,6 +337,8 @@ ccq_code ccq_evaluate(const ccq_eval *eval, double *seconds, ccq_error *err)
         free(w.margin[i]);
     }
     free(w.need);
+    free(w.slot);
+    free(w.order);
     free(w.span);
     free(w.rows);
     return code;

@@ -14,6 +14,13 @@ int ccq_have_blas(void)
 #endif
 }
 
+ccq_code ccq_model_cancelled(const ccq_model *m, ccq_error *err)
+{
+    if (!m->options.cancelled || !m->options.cancelled(m->options.cancel_ctx))
+        return CCQ_OK;
+    return ccq_fail(err, CCQ_INTERRUPTED, "interrupted: no file was written");
+}
+
 /* ---- Loading ------------------------------------------------------------- */
 
 static ccq_code find(const ccq_model *m, ccq_role role, ccq_block block, int64_t layer,
@@ -30,12 +37,13 @@ static ccq_code load_linear(ccq_model *m, ccq_role role, ccq_block block, int64_
                             int64_t expert, ccq_linear *l, ccq_error *err)
 {
     const ccq_entry *e;
-    ccq_code code = find(m, role, block, layer, expert, &e, err);
-    if (code)
+    ccq_code code = ccq_model_cancelled(m, err);
+    if (code || (code = find(m, role, block, layer, expert, &e, err)))
         return code;
     code = ccq_source_load(m->src, e, m->options.rounding, &l->w, &l->memory, err);
+    l->bytes = l->w.type == CCQ_W_BF16 ? 2 * ccq_entry_parameters(e) : ccq_entry_bytes(e);
     if (!code)
-        m->bytes += ccq_entry_bytes(e);
+        m->bytes += l->bytes;
     return code;
 }
 
@@ -137,6 +145,7 @@ static ccq_code load_ends(ccq_model *m, ccq_error *err)
     if (!m->arch->tied)
         return load_linear(m, CCQ_ROLE_HEAD, CCQ_BLOCK_NONE, -1, -1, &m->head, err);
     m->head.w = m->embed.w;
+    m->head.bytes = m->embed.bytes;
     m->head.w.type = CCQ_W_BF16_T;
     m->head.w.k = m->arch->hidden;
     m->head.w.n = m->arch->vocab;

@@ -7,6 +7,7 @@
 typedef struct ccq_linear {
     ccq_weight w;
     void *memory; /* owns w's arrays; NULL when they belong to another */
+    uint64_t bytes; /* of w's arrays */
 } ccq_linear;
 
 typedef struct ccq_layer {
@@ -78,12 +79,17 @@ struct ccq_session {
     const ccq_layer *now;
     int64_t layer, moe_at;
     const int64_t *wanted; /* rows whose logits are being made */
+    ccq_spent spent;
+    double lap; /* when the part at work began */
     /* everything allocated, for freeing */
     void *owned[64];
     size_t owned_count;
 };
 
 enum { CCQ_BLAS_COLUMNS = 256 };
+
+/* INTERRUPTED when the caller wants to stop. */
+ccq_code ccq_model_cancelled(const ccq_model *m, ccq_error *err);
 
 /* All products on the pool, columns and rows split over threads; bf16 rounds. */
 void ccq_products(ccq_session *s, const ccq_product *p, size_t count, int bf16);
@@ -94,6 +100,9 @@ void ccq_on_rows(ccq_session *s, int64_t rows, ccq_rows_fn fn);
 void ccq_tasks(const ccq_session *s, int64_t tasks, int64_t work, ccq_pool_fn fn, void *ctx);
 /* t = experts(h) + shared(h) of the layer at work. NONFINITE as ccq_session_step. */
 ccq_code ccq_moe(ccq_session *s, ccq_error *err);
+/* Since the last call (part = CCQ_PARTS: of nothing) the step was at that part, and
+ * read so many bytes of weights. */
+void ccq_spend(ccq_session *s, ccq_part part, uint64_t bytes);
 /* t = dense(h), or the shared expert of a MoE layer. */
 void ccq_dense(ccq_session *s, float *t);
 /* Element of the cache where the layer's keys of a slot start; values follow after

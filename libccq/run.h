@@ -25,6 +25,10 @@ typedef struct ccq_model_options {
     int blas;        /* 1: products by OpenBLAS; UNAVAILABLE when it is not built in */
     ccq_ops ops;     /* from ccq_ops_init */
     ccq_pool *pool;  /* outlives the model */
+    /* NULL, or 1 when the caller wants to stop: asked between tensors while the model
+     * is read and between layers of a step, which then give INTERRUPTED. */
+    int (*cancelled)(void *ctx);
+    void *cancel_ctx;
 } ccq_model_options;
 
 typedef struct ccq_model ccq_model;
@@ -32,7 +36,7 @@ typedef struct ccq_model ccq_model;
 /* 1 when OpenBLAS is built in. */
 int ccq_have_blas(void);
 /* Reads all weights, as they are stored. src outlives the model. Codes: those of
- * the readers, UNSUPPORTED (linears with a bias), NO_MEMORY, UNAVAILABLE. */
+ * the readers, UNSUPPORTED (linears with a bias), NO_MEMORY, UNAVAILABLE, INTERRUPTED. */
 ccq_code ccq_model_open(ccq_model **model, const ccq_source *src, const ccq_model_options *options,
                         ccq_error *err);
 void ccq_model_close(ccq_model *model); /* NULL is fine */
@@ -76,13 +80,36 @@ uint64_t ccq_session_work_bytes(const ccq_session *session);
 void ccq_session_reset(ccq_session *session, size_t slot); /* forgets the slot's positions */
 int64_t ccq_session_length(const ccq_session *session, size_t slot);
 /* Runs the rows of all spans through every layer. A slot appears once. NONFINITE:
- * a router logit is NaN (layer, position and sequence are named). */
+ * a router logit is NaN (layer, position and sequence are named). INTERRUPTED. */
 ccq_code ccq_session_step(ccq_session *session, const ccq_span *spans, size_t count,
                           ccq_error *err);
 /* Logits [count][vocab] of rows of the last step, numbered through its spans. */
 ccq_code ccq_session_logits(ccq_session *session, const int64_t *rows, size_t count, float *logits,
                             ccq_error *err);
 void ccq_session_routes(const ccq_session *session, ccq_routes *routes);
+
+/* Where the time of steps and logits goes. */
+typedef enum ccq_part {
+    CCQ_PART_ATTENTION, /* qkv, rope, scores, o */
+    CCQ_PART_DENSE,     /* dense layers and shared experts */
+    CCQ_PART_ROUTER,
+    CCQ_PART_EXPERTS, /* routed: gathering, products, weighted sums */
+    CCQ_PART_HEAD,
+    CCQ_PARTS
+} ccq_part;
+
+const char *ccq_part_name(ccq_part part); /* "attention" ... */
+
+typedef struct ccq_spent {
+    double seconds[CCQ_PARTS];
+    uint64_t bytes[CCQ_PARTS]; /* weights read, each once a step: of experts those with rows */
+} ccq_spent;
+
+/* Since the session was opened. */
+void ccq_session_spent(const ccq_session *session, ccq_spent *spent);
+/* Sets how many positions a slot holds, at most its capacity; new ones are zeros. For
+ * benchmarks: what the cache holds does not change how long a step takes. */
+void ccq_session_seek(ccq_session *session, size_t slot, int64_t length);
 
 /* ---- What evaluate and generate share ------------------------------------- */
 

@@ -274,6 +274,95 @@ static void check_memory(fixture *f)
     ccq_pool_free(pool);
 }
 
+/* ---- The cache of an evaluation, and stopping one ----------------------------- */
+
+enum { LONG = 400, SHORT = 31, ROWS = 64, LISTS = 3 };
+
+static void on_memory(void *ctx, uint64_t cache, uint64_t work)
+{
+    uint64_t *bytes = ctx;
+
+    (void)work;
+    *bytes = cache;
+}
+
+static ccq_code forget(void *ctx, const ccq_eval_block *b, ccq_error *err)
+{
+    (void)ctx;
+    (void)b;
+    (void)err;
+    return CCQ_OK;
+}
+
+/* One long prompt among many short ones, and prompts of half a step at another place in
+ * each group: what is paid for is near what one group needs. */
+static void check_cache(fixture *f)
+{
+    const setting s = {CCQ_EXACT, 1, CCQ_ISA_C, 0, 1, 0};
+    static int32_t ids[LONG];
+    ccq_prompt prompt[1 + LISTS * SHORT];
+    uint64_t got = 0, one;
+    size_t count = 0;
+    ccq_eval e = {.prompts = prompt,
+                  .prefill_rows = ROWS,
+                  .hooks = {.ctx = &got, .memory = on_memory},
+                  .block = forget};
+    int32_t seq[1 + LISTS * SHORT], pos[1 + LISTS * SHORT];
+    ccq_session *session;
+    ccq_pool *pool;
+    ccq_error err;
+
+    for (int k = 0; k < LISTS; k++)
+        for (int i = 0; i < SHORT; i++) /* 30 of one row and one of 34 make a step */
+            prompt[count++] = (ccq_prompt){ids, i == 10 * k ? 34 : 1};
+    prompt[count++] = (ccq_prompt){ids, LONG};
+    for (size_t i = 0; i < count; i++) {
+        seq[i] = (int32_t)i;
+        pos[i] = (int32_t)prompt[i].length - 1;
+    }
+    e.prompt_count = e.row_count = count;
+    e.row_seq = seq;
+    e.row_pos = pos;
+    e.model[0] = open_model(f, &s, &pool);
+    must(ccq_session_open(&session, e.model[0], 1, (const int64_t[]){1}, 1, &err), &err);
+    one = ccq_session_cache_bytes(session);
+    ccq_session_close(session);
+    must(ccq_evaluate(&e, NULL, &err), &err);
+    CHECK(got <= (LONG + 2 * ROWS) * one, "%llu positions are held, %d are needed",
+          (unsigned long long)(got / one), LONG);
+    ccq_model_close(e.model[0]);
+    ccq_pool_free(pool);
+}
+
+static int count_down(void *ctx)
+{
+    int *left = ctx;
+
+    return (*left)-- <= 0;
+}
+
+static void check_cancel(fixture *f)
+{
+    int left = 3, out_of_steps = 1000;
+    ccq_pool *pool = ccq_pool_new(1);
+    ccq_model_options o = {.pool = pool, .cancelled = count_down, .cancel_ctx = &left};
+    ccq_generate_options g = {0};
+    int32_t out[900];
+    ccq_request q = {.prompt = f->prompt[0], .max_tokens = 900, .out = out};
+    ccq_model *m;
+    ccq_error err;
+
+    REQUIRE(pool, "no threads");
+    ccq_ops_init(&o.ops, CCQ_ISA_C);
+    CHECK(ccq_model_open(&m, f->src, &o, &err) == CCQ_INTERRUPTED && !m, "opened all the same");
+    o.cancel_ctx = &out_of_steps;
+    must(ccq_model_open(&m, f->src, &o, &err), &err);
+    CHECK(ccq_generate(m, &q, 1, &g, NULL, &err) == CCQ_INTERRUPTED, "ran on");
+    CHECK(q.count > 0 && q.count < 900, "%d tokens", (int)q.count);
+    ccq_model_close(m);
+    ccq_pool_free(pool);
+}
+
 static void check_model(const char *dir, uint64_t *state)
 {
     fixture f = {.dir = dir};
@@ -288,6 +377,8 @@ static void check_model(const char *dir, uint64_t *state)
     }
     check_refusals(&f);
     check_memory(&f);
+    check_cache(&f);
+    check_cancel(&f);
     ccq_source_close(f.src);
 }
 
