@@ -178,7 +178,7 @@ static ccq_code layer(ccq_session *s, ccq_error *err)
     ccq_on_rows(s, s->rows, norm_in_rows);
     attention(s);
     ccq_on_rows(s, s->rows, add_norm_post_rows);
-    ccq_spend(s, CCQ_PART_ATTENTION, s->now->qkv.bytes + s->now->o.bytes);
+    ccq_spend(s, CCQ_STEP_ATTENTION, s->now->qkv.bytes + s->now->o.bytes);
     if (s->now->moe)
         code = ccq_moe(s, err);
     else
@@ -194,7 +194,7 @@ ccq_code ccq_session_step(ccq_session *s, const ccq_span *spans, size_t count, c
 
     if (code)
         return code;
-    ccq_spend(s, CCQ_PARTS, 0);
+    ccq_spend(s, CCQ_STEP_PARTS, 0);
     ccq_on_rows(s, s->rows, embed_rows);
     s->moe_at = 0;
     for (s->layer = 0; s->layer < s->m->arch->layers; s->layer++) {
@@ -230,7 +230,7 @@ ccq_code ccq_session_logits(ccq_session *s, const int64_t *rows, size_t count, f
         if (count > (size_t)s->rows || rows[i] < 0 || rows[i] >= s->rows)
             return ccq_fail(err, CCQ_BUG, "logits of row %lld of %lld", (long long)rows[i],
                             (long long)s->rows);
-    ccq_spend(s, CCQ_PARTS, 0);
+    ccq_spend(s, CCQ_STEP_PARTS, 0);
     for (size_t at = 0; at < count; at += LOGITS_ROWS) {
         int64_t n = count - at < LOGITS_ROWS ? (int64_t)(count - at) : LOGITS_ROWS;
         ccq_product head = {&s->m->head.w, s->h, a->hidden, n, logits + (int64_t)at * a->vocab,
@@ -239,7 +239,7 @@ ccq_code ccq_session_logits(ccq_session *s, const int64_t *rows, size_t count, f
         ccq_on_rows(s, n, norm_wanted);
         ccq_products(s, &head, 1, round);
     }
-    ccq_spend(s, CCQ_PART_HEAD, count ? s->m->head.bytes : 0);
+    ccq_spend(s, CCQ_STEP_HEAD, count ? s->m->head.bytes : 0);
     return CCQ_OK;
 }
 

@@ -100,9 +100,9 @@ void ccq_on_rows(ccq_session *s, int64_t rows, ccq_rows_fn fn);
 void ccq_tasks(const ccq_session *s, int64_t tasks, int64_t work, ccq_pool_fn fn, void *ctx);
 /* t = experts(h) + shared(h) of the layer at work. NONFINITE as ccq_session_step. */
 ccq_code ccq_moe(ccq_session *s, ccq_error *err);
-/* Since the last call (part = CCQ_PARTS: of nothing) the step was at that part, and
+/* Since the last call (part = CCQ_STEP_PARTS: of nothing) the step was at that part, and
  * read so many bytes of weights. */
-void ccq_spend(ccq_session *s, ccq_part part, uint64_t bytes);
+void ccq_spend(ccq_session *s, ccq_step_part part, uint64_t bytes);
 /* t = dense(h), or the shared expert of a MoE layer. */
 void ccq_dense(ccq_session *s, float *t);
 /* Element of the cache where the layer's keys of a slot start; values follow after

@@ -24,6 +24,7 @@ void ccq_dense(ccq_session *s, float *t)
     ccq_products(s, &up, 1, s->m->bf16);
     ccq_on_rows(s, s->rows, swiglu_rows);
     ccq_products(s, &down, 1, s->m->bf16);
+    ccq_spend(s, CCQ_STEP_DENSE, l->up_gate.bytes + l->down.bytes);
 }
 
 /* ---- Router ------------------------------------------------------------------ */
@@ -112,23 +113,27 @@ static void combine_rows(ccq_session *s, int64_t r0, int64_t r1, int worker)
     }
 }
 
-/* One product of all experts that have rows: up (0) or down (1). */
-static void expert_products(ccq_session *s, int down)
+/* One product of all experts that have rows: up (0) or down (1). Bytes of their weights. */
+static uint64_t expert_products(ccq_session *s, int down)
 {
     const ccq_arch *a = s->m->arch;
     const float *x = down ? s->a : s->xg;
     float *y = down ? s->yg : s->gu;
     int64_t ldx = down ? a->moe_inter : a->hidden, ldy = down ? a->hidden : 2 * a->moe_inter;
     size_t count = 0;
+    uint64_t bytes = 0;
 
     for (int64_t e = 0; e < a->experts; e++) {
         int64_t at = s->start[e], rows = s->start[e + 1] - at;
         ccq_product p = {
             &s->now->expert[2 * e + down].w, x + at * ldx, ldx, rows, y + at * ldy, ldy};
-        if (rows > 0)
+        if (rows > 0) {
             s->products[count++] = p;
+            bytes += s->now->expert[2 * e + down].bytes;
+        }
     }
     ccq_products(s, s->products, count, s->m->bf16);
+    return bytes;
 }
 
 /* t = R(t + shared), the shared expert's output being in yg. */
@@ -145,17 +150,21 @@ static void add_shared(ccq_session *s, int64_t r0, int64_t r1, int worker)
 
 ccq_code ccq_moe(ccq_session *s, ccq_error *err)
 {
+    const ccq_arch *a = s->m->arch;
+    uint64_t bytes;
     ccq_code code;
 
     ccq_on_rows(s, s->rows, route_rows);
     if ((code = check_nan(s, err)))
         return code;
     sort_rows(s);
-    ccq_on_rows(s, s->rows * s->m->arch->moe_k, gather_rows);
-    expert_products(s, 0);
-    ccq_on_rows(s, s->rows * s->m->arch->moe_k, swiglu_gathered);
-    expert_products(s, 1);
+    ccq_spend(s, CCQ_STEP_ROUTER, (uint64_t)(a->hidden * a->experts) * sizeof(float));
+    ccq_on_rows(s, s->rows * a->moe_k, gather_rows);
+    bytes = expert_products(s, 0);
+    ccq_on_rows(s, s->rows * a->moe_k, swiglu_gathered);
+    bytes += expert_products(s, 1);
     ccq_on_rows(s, s->rows, combine_rows);
+    ccq_spend(s, CCQ_STEP_EXPERTS, bytes);
     if (s->now->shared) {
         ccq_dense(s, s->yg); /* its rows have been combined */
         ccq_on_rows(s, s->rows, add_shared);

@@ -89,20 +89,20 @@ ccq_code ccq_session_logits(ccq_session *session, const int64_t *rows, size_t co
 void ccq_session_routes(const ccq_session *session, ccq_routes *routes);
 
 /* Where the time of steps and logits goes. */
-typedef enum ccq_part {
-    CCQ_PART_ATTENTION, /* qkv, rope, scores, o */
-    CCQ_PART_DENSE,     /* dense layers and shared experts */
-    CCQ_PART_ROUTER,
-    CCQ_PART_EXPERTS, /* routed: gathering, products, weighted sums */
-    CCQ_PART_HEAD,
-    CCQ_PARTS
-} ccq_part;
+typedef enum ccq_step_part {
+    CCQ_STEP_ATTENTION, /* qkv, rope, scores, o */
+    CCQ_STEP_DENSE,     /* dense layers and shared experts */
+    CCQ_STEP_ROUTER,
+    CCQ_STEP_EXPERTS, /* routed: gathering, products, weighted sums */
+    CCQ_STEP_HEAD,
+    CCQ_STEP_PARTS
+} ccq_step_part;
 
-const char *ccq_part_name(ccq_part part); /* "attention" ... */
+const char *ccq_step_part_name(ccq_step_part part); /* "attention" ... */
 
 typedef struct ccq_spent {
-    double seconds[CCQ_PARTS];
-    uint64_t bytes[CCQ_PARTS]; /* weights read, each once a step: of experts those with rows */
+    double seconds[CCQ_STEP_PARTS];
+    uint64_t bytes[CCQ_STEP_PARTS]; /* weights read, once a step: of experts those with rows */
 } ccq_spent;
 
 /* Since the session was opened. */

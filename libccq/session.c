@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* Bytes that can be had without swapping anything out; UINT64_MAX: unknown. */
 static uint64_t available_bytes(void)
@@ -242,6 +243,48 @@ void ccq_session_reset(ccq_session *s, size_t slot)
 int64_t ccq_session_length(const ccq_session *s, size_t slot)
 {
     return s->length[slot];
+}
+
+void ccq_session_seek(ccq_session *s, size_t slot, int64_t length)
+{
+    const ccq_arch *a = s->m->arch;
+    uint64_t row = (uint64_t)(a->kv_heads * a->head_dim), now = (uint64_t)s->length[slot];
+    size_t size = s->m->bf16 ? sizeof(uint16_t) : sizeof(float);
+
+    for (int64_t i = 0; length > s->length[slot] && i < a->layers; i++)
+        for (int half = 0; half < 2; half++)
+            memset((char *)s->cache + (ccq_cache_at(s, slot, i) +
+                                       (uint64_t)half * (uint64_t)s->capacity[slot] * row +
+                                       now * row) * size,
+                   0, (size_t)((uint64_t)length - now) * row * size);
+    s->length[slot] = length;
+}
+
+/* ---- Time ------------------------------------------------------------------- */
+
+const char *ccq_step_part_name(ccq_step_part part)
+{
+    static const char *const names[CCQ_STEP_PARTS] = {"attention", "dense", "router", "experts", "head"};
+
+    return names[part];
+}
+
+void ccq_spend(ccq_session *s, ccq_step_part part, uint64_t bytes)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    double now = (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+
+    if (part < CCQ_STEP_PARTS) {
+        s->spent.seconds[part] += now - s->lap;
+        s->spent.bytes[part] += bytes;
+    }
+    s->lap = now;
+}
+
+void ccq_session_spent(const ccq_session *s, ccq_spent *spent)
+{
+    *spent = s->spent;
 }
 
 uint64_t ccq_cache_at(const ccq_session *s, size_t slot, int64_t layer)

@@ -488,6 +488,124 @@ class Generation(Case):
                          ("ccq.run/1", "cpu", "fastdeploy", "fused"))
 
 
+class Bench(Case):
+    def test_figures_fit_together(self):
+        d = document("--bench", "--bench-batch", "1,3", "--bench-context", 40, MICRO)
+        b, parts = d["bench"], {"attention", "dense", "router", "experts", "head"}
+        self.assertEqual((b["context"], b["prefill"]["batch"]), (40, 1))
+        self.assertEqual([x["batch"] for x in b["decode"]], [1, 3])
+        self.assertGreater(b["read_bytes_per_s"], 0)
+        self.assertEqual(b["prefill"]["tokens"], 40 * b["prefill"]["steps"])
+        for x in (b["prefill"], *b["decode"]):
+            self.assertEqual(set(x["parts"]), parts)
+            spent = sum(p["step_s"] for p in x["parts"].values())
+            self.assertTrue(0.5 * x["step_s"] < spent <= 1.001 * x["step_s"], x)
+            self.assertAlmostEqual(x["tokens_per_s"] * x["step_s"] * x["steps"], x["tokens"], 3)
+            read = sum(p["bytes_per_step"] for p in x["parts"].values())
+            self.assertLess(abs(read - x["bytes_per_step"]), len(parts))
+        # one token of ernie-micro: attention, head and router whole, 2 experts of 4
+        one = {k: v["bytes_per_step"] for k, v in b["decode"][0]["parts"].items()}
+        mlp = 128 * 256 * 2 + 128 * 128 * 2
+        self.assertEqual(one, {"attention": 6 * 2 * (128 * 256 + 128 * 128),
+                               "dense": 2 * mlp + 5 * mlp, "router": 5 * 128 * 4 * 4,
+                               "experts": 5 * 2 * mlp, "head": 128 * 512 * 2})
+        self.assertIn("tokens/s", run("--bench", "--bench-batch", 1, MICRO)[0])
+
+    def test_refused(self):
+        for args in (["--bench-batch", "1"], ["--bench-context", "5"],
+                     ["--bench", "--perplexity", MICRO / "tokens_test.npy"],
+                     ["--bench", "--bench-context", 1024], ["--bench", "--bench-context", 0],
+                     *(["--bench", "--bench-batch", x] for x in
+                       ("", "0", "1,", ",1", "1;2", "4097", "-1", " 1", "1," * 16 + "1"))):
+            err = run(*args, MICRO, status=64)[1]
+            self.assertEqual(len(err.splitlines()), 1, err)
+
+
+class Files(Case):
+    """What a run may write over, and what it leaves when it does not end well."""
+    IDS = "--prompt-ids", "1,2", "--max-tokens", "2"
+
+    def test_outputs_that_would_hurt_an_input(self):
+        model, other = self.copy_of_micro(), self.dir / "other"
+        shutil.copytree(model, other)
+        before = (model / "model.safetensors").read_bytes()
+        ref = self.dir / "ref.npz"
+        shutil.copyfile(MICRO / "reference.npz", ref)
+        tokens = self.file("t.npy", npy("<i4", [20], range(20)))
+        lines = self.file("p.jsonl", '{"ids": [1]}\n')
+        gate = self.file("g.json", "{}")
+        (self.dir / "link").symlink_to(model / "config.json")
+        (self.dir / "hop").symlink_to(model)
+        kept = {p: p.read_bytes() for p in (ref, tokens, lines, gate)}
+        for out in "--trace", "--save-reference":
+            for args in ([*self.IDS, out, model / "model.safetensors"], [*self.IDS, out, model / "x"],
+                         [*self.IDS, out, self.dir / "hop" / "new"], [*self.IDS, out, self.dir / "link"],
+                         [*self.IDS, out, other / "x", "--baseline", other, "--tokens", tokens],
+                         [*self.IDS, out, tokens, "--baseline", other, "--tokens", tokens],
+                         [*self.IDS, out, tokens, "--perplexity", tokens],
+                         ["--prompts", lines, out, lines],
+                         [*self.IDS, out, ref, "--reference", ref],
+                         [*self.IDS, out, gate, "--reference", ref, "--gate", gate]):
+                err = run(*args, model, status=64)[1]
+                self.assertEqual(len(err.splitlines()), 1, err)
+        same = "--trace", self.dir / "o", "--save-reference", self.dir / "." / "x" / ".." / "o"
+        (self.dir / "x").mkdir()
+        run(*self.IDS, *same, model, status=64)
+        self.assertEqual((model / "model.safetensors").read_bytes(), before)
+        self.assertEqual(sorted(p.name for p in model.iterdir()),
+                         ["config.json", "model.safetensors"])
+        for p, content in kept.items():
+            self.assertEqual(p.read_bytes(), content)
+
+    def test_a_failed_run_leaves_an_old_trace(self):
+        trace = self.file("t.jsonl", "old")
+        gate = self.file("g.json", '{"max": {"greedy_agreement": 1}}')
+        tokens = self.file("t.npy", npy("<i4", [20], range(20)))
+        run("--perplexity", tokens, "--window", 10, "--gate", gate, "--trace", trace, MICRO,
+            status=64)
+        self.assertEqual(trace.read_text(), "old")
+        run(*self.IDS, "--trace", trace, self.dir / "absent", status=66)
+        self.assertEqual(trace.read_text(), "old")
+        run(*self.IDS, "--trace", trace, MICRO)
+        self.assertEqual(len(trace.read_text().splitlines()), 3 * 5)
+        self.assertEqual(len(list(self.dir.iterdir())), 3)
+
+    def test_signals(self):
+        """Stopped at the next step: 75, one line, nothing written, an old trace untouched."""
+        trace = self.file("t.jsonl", "old")
+        lines = "".join(json.dumps({"ids": [i % 500]}) + "\n" for i in range(64))
+        prompts = self.file("p.jsonl", lines)
+        for number in signal.SIGINT, signal.SIGTERM:
+            p = subprocess.Popen([TOOL, "-q", "--prompts", prompts, "--max-tokens", "1000",
+                                  "--ignore-eos", "--trace", trace, "--save-reference",
+                                  self.dir / "o.npz", MICRO], stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE)
+            end = time.monotonic() + 60
+            while len(list(self.dir.iterdir())) < 3 and time.monotonic() < end:
+                time.sleep(.01)  # until the new trace is there
+            p.send_signal(number)
+            out, err = p.communicate(timeout=60)
+            self.assertEqual((p.returncode, out), (75, b""), err)
+            self.assertEqual(len(err.splitlines()), 1, err)
+            self.assertEqual(sorted(f.name for f in self.dir.iterdir()), ["p.jsonl", "t.jsonl"])
+            self.assertEqual(trace.read_text(), "old")
+
+    def test_what_is_no_file(self):
+        here = self.dir / "d"
+        here.mkdir()
+        for args in (["--tokens", here, "--baseline", MICRO], ["--reference", here],
+                     ["--prompts", here], ["--perplexity", here],
+                     ["--reference", MICRO / "reference.npz", "--gate", here]):
+            self.assertIn("directory", run(*args, MICRO, status=66)[1])
+        fifo = self.dir / "fifo"
+        os.mkfifo(fifo)
+        self.assertIn("regular file", run("--prompts", fifo, MICRO, status=66)[1])
+        self.assertIn("regular file", run("--prompts", "/dev/null", MICRO, status=66)[1])
+        run("--perplexity", self.file("e.npy", npy("<i4", [0], [])), MICRO, status=65)
+        built = "sentencepiece: built" in run("--version")[0]
+        run("--perplexity", self.file("e.txt", ""), MICRO, status=65 if built else 69)
+
+
 class Refusals(Case):
     def test_command_line(self):
         ids = "--prompt-ids", "1"

@@ -29,6 +29,12 @@ static const cli_option options[] = {
     {NULL, 0, "perplexity", "FILE", "perplexity over the tokens of FILE"},
     {NULL, 0, "window", "N", "tokens evaluated together (default 2048, at most the context)"},
     {NULL, 0, "gate", "FILE.json", "limits of statistics; exit 1 when one is missed"},
+    {"Benchmark", 0, "bench", NULL,
+     "time prefill and decode by kind of layer, beside the memory's rate; needs no prompt and no "
+     "tokenizer"},
+    {NULL, 0, "bench-batch", "LIST", "sequences of a decode step, such as 1,8 (default 1,8,32)"},
+    {NULL, 0, "bench-context", "N",
+     "tokens of the prefill, and of each sequence that decodes (default 512)"},
     {"Numerics", 0, "numerics", "fastdeploy|exact",
      "bf16 activations as served, or fp32 (default fastdeploy)"},
     {NULL, 0, "wint2-rounding", "fused|unzip|none",
@@ -81,6 +87,7 @@ static int set_stop(cli *c, run_options *o)
 static int take_flag(const cli *c, run_options *o)
 {
     int *flag = cli_is(c, "chat")          ? &o->chat
+                : cli_is(c, "bench")       ? &o->bench
                 : cli_is(c, "ignore-eos")  ? &o->ignore_eos
                 : cli_is(c, "blas")        ? &o->blas
                 : cli_is(c, "fp32-logits") ? &o->fp32_logits
@@ -108,6 +115,8 @@ static int take_number(cli *c, run_options *o)
         return cli_int(c, 0, RUN_MAX_LOGPROBS, &o->logprobs);
     if (cli_is(c, "window"))
         return cli_int(c, 2, INT32_MAX, &o->window);
+    if (cli_is(c, "bench-context"))
+        return cli_int(c, 1, INT32_MAX, &o->bench_context);
     if (cli_is(c, "valid-vocab"))
         return cli_int(c, 1, INT32_MAX, &o->valid);
     return cli_int(c, 1, 1 << 24, &o->prefill_rows);
@@ -138,6 +147,8 @@ static int take_option(cli *c, run_options *o)
         return set_stop(c, o);
     if (cli_is(c, "set"))
         return push(c, &o->set, 0);
+    if (cli_is(c, "bench-batch"))
+        return run_bench_batches(c, o);
     if (cli_is(c, "numerics"))
         return cli_choice(c, NULL, &o->numerics);
     if (cli_is(c, "wint2-rounding"))
@@ -170,9 +181,13 @@ static int check_options(const cli *c, const run_options *o)
         return usage(c, "--window needs --baseline or --perplexity");
     if (o->save_reference && !o->sources.count && !o->reference)
         return usage(c, "--save-reference needs prompts");
-    if (!compares && !o->sources.count)
+    if (o->bench && (compares || o->sources.count))
+        return usage(c, "--bench runs alone, without prompts and comparisons");
+    if (!o->bench && (o->bench_batches || o->bench_context))
+        return usage(c, "--bench-batch and --bench-context need --bench");
+    if (!compares && !o->sources.count && !o->bench)
         return usage(c, "nothing to do: give --prompt, --prompt-ids, --prompts, --reference, "
-                        "--baseline or --perplexity");
+                        "--baseline, --perplexity or --bench");
     return CLI_OK;
 }
 
@@ -227,6 +242,8 @@ static ccq_code work(run *r, ccq_error *err)
 {
     ccq_code code = CCQ_OK;
 
+    if (r->o->bench)
+        return run_bench(r, err);
     if (r->ref && (code = run_reference(r, err)))
         return code;
     if ((r->base || r->o->perplexity) && (code = run_windows(r, err)))

@@ -2,6 +2,8 @@
 #ifndef CCQ_TOOLS_RUN_H
 #define CCQ_TOOLS_RUN_H
 
+#include "formats/json.h"
+#include "libccq/bench.h"
 #include "libccq/compare.h"
 #include "libccq/reference.h"
 #include "libccq/run.h"
@@ -9,7 +11,7 @@
 #include "tools/prompts.h"
 #include "tools/text.h"
 
-enum { RUN_MAX_LIST = 4096, RUN_MAX_LOGPROBS = 20, RUN_GREEDY_TOKENS = 24 };
+enum { RUN_MAX_LIST = 4096, RUN_MAX_LOGPROBS = 20, RUN_GREEDY_TOKENS = 24, RUN_MAX_BENCH = 16 };
 
 /* An option that may be repeated. */
 typedef struct run_list {
@@ -27,6 +29,10 @@ typedef struct run_options {
     int64_t valid, prefill_rows, batch, window, logprobs;
     double temperature, top_p;
     int64_t top_k, seed;
+    int bench;
+    int64_t bench_batch[RUN_MAX_BENCH];
+    size_t bench_batches;
+    int64_t bench_context; /* 0: not given */
 } run_options;
 
 typedef struct run_sequence {
@@ -84,6 +90,8 @@ typedef struct run {
     ccq_timing timing;
     double load_s;
     uint64_t cache_bytes, work_bytes;
+    double read_rate; /* bytes a second */
+    ccq_bench bench_prefill, bench_decode[RUN_MAX_BENCH];
 } run;
 
 /* run_open.c: everything that can fail before a token runs. */
@@ -102,6 +110,12 @@ void run_free_windows(run_window_list *w);
 ccq_code run_reference(run *r, ccq_error *err);
 ccq_code run_windows(run *r, ccq_error *err);
 ccq_code run_save(run *r, ccq_error *err);
+/* run_bench.c: 0 when --bench-batch is good; defaults and limits; the runs; what they gave. */
+int run_bench_batches(cli *c, run_options *o);
+ccq_code run_check_bench(run *r, ccq_error *err);
+ccq_code run_bench(run *r, ccq_error *err);
+void run_write_bench(ccq_jw *w, const run *r);
+void run_print_bench(const run *r);
 /* ccq_evaluate on r's model, timed. */
 ccq_code run_evaluate(run *r, ccq_eval *e, ccq_error *err);
 /* run_report.c: an exit code; run_statistics.c */

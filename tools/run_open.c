@@ -242,6 +242,8 @@ static ccq_code open_headers(run *r, ccq_error *err)
         return code;
     if ((r->o->baseline || r->o->perplexity) && (code = run_open_windows(r, err)))
         return code;
+    if (r->o->bench && (code = run_check_bench(r, err)))
+        return code;
     if (r->o->save_reference && (code = run_check_save(r, err)))
         return code;
     return open_trace(r, err);

@@ -1,8 +1,6 @@
 /* What a run prints: one JSON line a sequence and tables, or one document. */
 #include "tools/run.h"
 
-#include "formats/json.h"
-
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -186,6 +184,8 @@ static int print_document(run *r)
     if (r->gates)
         write_gates(&w, r);
     write_timing(&w, r);
+    if (r->o->bench)
+        run_write_bench(&w, r);
     ccq_jw_end(&w);
     s = ccq_jw_take(&w, NULL);
     if (!s) {
@@ -250,6 +250,8 @@ int run_report(run *r)
         if (r->has_stats)
             run_print_statistics(r);
         print_gates(r);
+        if (r->o->bench)
+            run_print_bench(r);
     }
     note_timing(r);
     for (size_t i = 0; i < r->gate_count; i++) {
