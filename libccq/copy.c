@@ -1,6 +1,7 @@
 /* Tensors that stay float: copied, cut into torch's projections, turned, or decoded
  * from a quantized input. */
 #include "libccq/job.h"
+#include "libccq/slice.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -17,46 +18,78 @@ static int plain(const ccq_plan *plan, const ccq_action *a)
 {
     const ccq_entry *e = a->entry;
     return plan->options.names == CCQ_NAMES_PADDLE && !e->weight_scale && e->pieces == 1 &&
-           !e->piece[0].transposed && a->k == e->k && a->n == e->n;
+           !e->piece[0].transposed;
 }
 
 static int64_t window_rows(const ccq_action *a)
 {
-    uint64_t row = 2 * (uint64_t)a->n;
+    uint64_t row = 2 * (uint64_t)a->entry->n;
     int64_t rows = row && row < WINDOW ? (int64_t)(WINDOW / row) : 1;
     return rows > a->k ? a->k : rows;
 }
 
 uint64_t ccq_copy_memory(const ccq_plan *plan, const ccq_action *a)
 {
+    uint64_t whole = 2 * ccq_entry_parameters(a->entry);
+    uint64_t part = a->bytes_out / (uint64_t)plan->ranks;
+    int cut = plan->ranks > 1, turned = plan->options.names == CCQ_NAMES_TORCH;
     if (a->to == CCQ_TYPE_F32)
-        return 2 * a->bytes_out;
+        return 2 * part;
     if (plain(plan, a))
-        return 2 * (uint64_t)window_rows(a) * (uint64_t)a->n;
+        return (uint64_t)(cut ? 4 : 2) * (uint64_t)window_rows(a) * (uint64_t)a->entry->n;
     uint64_t stored = a->entry->weight_scale ? a->bytes_in : 0;
-    return (plan->options.names == CCQ_NAMES_TORCH ? 2 : 1) * a->bytes_out + stored;
+    return whole + (cut || turned ? part : 0) + stored;
 }
 
-static ccq_code copy_rows(const ccq_engine *engine, const ccq_action *a, ccq_put put, void *ctx,
-                          ccq_error *err)
+/* Number of tensor i of the action in a rank. */
+static size_t number(const ccq_plan *plan, const ccq_action *a, int i, int rank)
 {
+    return (size_t)rank * ccq_layout_count(plan->layout) + a->tensor[i];
+}
+
+/* Of x, rows k0..k0+kc-1 of the slice's rows in all columns, what belongs to the slice. */
+static const uint16_t *take(const ccq_slice *s, int64_t kc, const uint16_t *x, uint16_t *y)
+{
+    ccq_slice window = *s;
+    if (s->n == s->whole_n)
+        return x;
+    window.k0 = 0;
+    window.k = kc;
+    ccq_slice_take(&window, x, y);
+    return y;
+}
+
+static ccq_code copy_rows(const ccq_engine *engine, const ccq_action *a, int rank, uint16_t *x,
+                          uint16_t *y, ccq_put put, void *ctx, ccq_error *err)
+{
+    const ccq_plan *plan = engine->plan;
     uint64_t row = 2 * (uint64_t)a->n;
-    int64_t rows = window_rows(a), k0 = 0;
-    uint16_t *x = malloc((size_t)((uint64_t)rows * row) + 1);
-    ccq_code code = x ? CCQ_OK : no_memory(a, err);
-    while (!code) {
-        int64_t kc = a->k - k0 < rows ? a->k - k0 : rows;
-        code = ccq_source_read_rows(engine->plan->src, a->entry, k0, kc, x, err);
+    int64_t rows = window_rows(a);
+    ccq_slice s;
+    ccq_code code = CCQ_OK;
+    ccq_slice_of(&plan->src->arch, a->entry, rank, plan->ranks, &s);
+    for (int64_t k0 = 0; k0 < s.k && !code; k0 += rows) {
+        int64_t kc = s.k - k0 < rows ? s.k - k0 : rows;
+        code = k0 ? ccq_engine_poll(engine, err) : CCQ_OK;
         if (!code)
-            code = put(ctx, a->tensor[0], (uint64_t)k0 * row, x, (uint64_t)kc * row,
-                       k0 + kc >= a->k, err);
-        k0 += kc;
-        if (k0 >= a->k)
-            break;
+            code = ccq_source_read_rows(plan->src, a->entry, s.k0 + k0, kc, x, err);
         if (!code)
-            code = ccq_engine_poll(engine, err);
+            code = put(ctx, number(plan, a, 0, rank), (uint64_t)k0 * row, take(&s, kc, x, y),
+                       (uint64_t)kc * row, k0 + kc >= s.k, err);
     }
+    return code;
+}
+
+static ccq_code copy_windows(const ccq_engine *engine, const ccq_action *a, ccq_put put, void *ctx,
+                             ccq_error *err)
+{
+    size_t size = (size_t)window_rows(a) * (size_t)a->entry->n * sizeof(uint16_t) + 1;
+    uint16_t *x = malloc(size), *y = engine->plan->ranks > 1 ? malloc(size) : NULL;
+    ccq_code code = x && (y || engine->plan->ranks == 1) ? CCQ_OK : no_memory(a, err);
+    for (int r = 0; r < engine->plan->ranks && !code; r++)
+        code = copy_rows(engine, a, r, x, y, put, ctx, err);
     free(x);
+    free(y);
     return code;
 }
 
@@ -92,51 +125,71 @@ static void cut(const void *x, size_t size, const ccq_action *a, const ccq_store
                    (size_t)s->n * size);
 }
 
-/* All stored tensors of the matrix x. */
-static ccq_code put_parts(const ccq_engine *engine, const ccq_action *a, const void *x,
+/* All stored tensors of a rank's matrix x. */
+static ccq_code put_parts(const ccq_engine *engine, const ccq_action *a, int rank, const void *x,
                           size_t size, ccq_put put, void *ctx, ccq_error *err)
 {
     const ccq_plan *plan = engine->plan;
+    uint64_t bytes = (uint64_t)a->k * (uint64_t)a->n * size;
     ccq_stored stored[5];
     int count = ccq_pack_describe(a, &plan->src->arch, plan->options.names, stored);
     void *y = NULL;
     ccq_code code = CCQ_OK;
     if (count == 1 && !stored[0].transposed)
-        return put(ctx, a->tensor[0], 0, x, a->bytes_out, 1, err);
-    y = malloc((size_t)a->bytes_out + 1);
+        return put(ctx, number(plan, a, 0, rank), 0, x, bytes, 1, err);
+    y = malloc((size_t)bytes + 1);
     if (!y)
         return no_memory(a, err);
     for (int i = 0; !code && i < count; i++) {
         cut(x, size, a, &stored[i], y);
-        code = put(ctx, a->tensor[i], 0, y, (uint64_t)a->k * (uint64_t)stored[i].n * size, 1, err);
+        code = put(ctx, number(plan, a, i, rank), 0, y,
+                   (uint64_t)a->k * (uint64_t)stored[i].n * size, 1, err);
     }
     free(y);
     return code;
 }
 
-/* Router and bias: small. */
-static ccq_code read_f32(const ccq_engine *engine, const ccq_action *a, float **x, ccq_error *err)
+/* Router and bias: small, and whole in every rank. */
+static ccq_code copy_f32(const ccq_engine *engine, const ccq_action *a, ccq_put put, void *ctx,
+                         ccq_error *err)
 {
-    *x = malloc((size_t)a->bytes_out + 1);
-    return *x ? ccq_source_read_f32(engine->plan->src, a->entry, *x, err) : no_memory(a, err);
+    float *x = malloc((size_t)ccq_entry_parameters(a->entry) * sizeof *x + 1);
+    ccq_code code = x ? ccq_source_read_f32(engine->plan->src, a->entry, x, err)
+                      : no_memory(a, err);
+    for (int r = 0; r < engine->plan->ranks && !code; r++)
+        code = put_parts(engine, a, r, x, sizeof *x, put, ctx, err);
+    free(x);
+    return code;
+}
+
+/* What has to be joined, turned, decoded or cut whole. */
+static ccq_code copy_matrix(const ccq_engine *engine, const ccq_action *a, ccq_put put, void *ctx,
+                            ccq_error *err)
+{
+    const ccq_plan *plan = engine->plan;
+    uint16_t *x = NULL, *y = NULL;
+    ccq_slice s;
+    ccq_code code = CCQ_OK;
+    if (plan->ranks > 1 && !(y = malloc((size_t)a->k * (size_t)a->n * sizeof *y + 1)))
+        code = no_memory(a, err);
+    if (!code)
+        code = ccq_read_matrix(engine, a, &x, err);
+    for (int r = 0; r < plan->ranks && !code; r++) {
+        ccq_slice_of(&plan->src->arch, a->entry, r, plan->ranks, &s);
+        if (y)
+            ccq_slice_take(&s, x, y);
+        code = put_parts(engine, a, r, y ? y : x, sizeof *x, put, ctx, err);
+    }
+    free(x);
+    free(y);
+    return code;
 }
 
 ccq_code ccq_copy_tensor(const ccq_engine *engine, const ccq_action *a, ccq_put put, void *ctx,
                          ccq_error *err)
 {
-    float *f = NULL;
-    uint16_t *h = NULL;
-    ccq_code code;
-    if (a->to == CCQ_TYPE_BF16 && plain(engine->plan, a))
-        return copy_rows(engine, a, put, ctx, err);
     if (a->to == CCQ_TYPE_F32)
-        code = read_f32(engine, a, &f, err);
-    else
-        code = ccq_read_matrix(engine, a, &h, err);
-    if (!code)
-        code = f ? put_parts(engine, a, f, sizeof *f, put, ctx, err)
-                 : put_parts(engine, a, h, sizeof *h, put, ctx, err);
-    free(h);
-    free(f);
-    return code;
+        return copy_f32(engine, a, put, ctx, err);
+    return plain(engine->plan, a) ? copy_windows(engine, a, put, ctx, err)
+                                  : copy_matrix(engine, a, put, ctx, err);
 }

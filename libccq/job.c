@@ -1,11 +1,13 @@
 /* Carries out a plan: tensor after tensor into staged shards, then the side
  * files, then one commit. */
 #include "libccq/job.h"
+#include "libccq/slice.h"
 
 #include "formats/file.h"
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -15,6 +17,7 @@ typedef struct job {
     const ccq_plan *plan;
     ccq_engine engine;
     ccq_stage *stage;
+    /* rank after rank */
     ccq_out **out;  /* by shard; NULL before its first and after its last tensor */
     size_t *left;   /* tensors still to be written, by shard */
     uint32_t *crc;  /* by tensor of the layout */
@@ -33,14 +36,26 @@ static uint32_t crc_of(uint32_t crc, const void *data, uint64_t size)
 
 /* ---- Stored tensors -------------------------------------------------------------- */
 
-static ccq_code open_shard(job *j, uint32_t shard, ccq_error *err)
+/* name, or "rankR/name" where the output is cut. */
+static const char *in_rank(const ccq_plan *plan, size_t rank, const char *name, char *out,
+                           size_t size)
+{
+    if (plan->ranks == 1)
+        return name;
+    snprintf(out, size, "rank%zu/%s", rank, name);
+    return out;
+}
+
+static ccq_code open_shard(job *j, size_t rank, uint32_t shard, ccq_out **out, ccq_error *err)
 {
     const ccq_layout *l = j->plan->layout;
     uint64_t size = 0;
     const void *header = ccq_layout_header(l, shard, &size);
-    ccq_code code = ccq_stage_create(j->stage, ccq_layout_shard_name(l, shard),
-                                     ccq_layout_shard_bytes(l, shard), &j->out[shard], err);
-    return code ? code : ccq_out_write(j->out[shard], 0, header, size, err);
+    char name[128];
+    ccq_code code = ccq_stage_create(
+        j->stage, in_rank(j->plan, rank, ccq_layout_shard_name(l, shard), name, sizeof name),
+        ccq_layout_shard_bytes(l, shard), out, err);
+    return code ? code : ccq_out_write(*out, 0, header, size, err);
 }
 
 /* Bytes of a tensor in ascending order; last: there are no more of them. */
@@ -48,26 +63,52 @@ static ccq_code put(void *ctx, size_t tensor, uint64_t offset, const void *data,
                     int last, ccq_error *err)
 {
     job *j = ctx;
-    const ccq_layout_tensor *t = ccq_layout_at(j->plan->layout, tensor);
-    ccq_code code = j->out[t->shard] ? CCQ_OK : open_shard(j, t->shard, err);
+    size_t rank = tensor / ccq_layout_count(j->plan->layout);
+    const ccq_layout_tensor *t =
+        ccq_layout_at(j->plan->layout, tensor % ccq_layout_count(j->plan->layout));
+    size_t shard = rank * ccq_layout_shards(j->plan->layout) + t->shard;
+    ccq_code code = j->out[shard] ? CCQ_OK : open_shard(j, rank, t->shard, &j->out[shard], err);
     if (code)
         return code;
     j->crc[tensor] = crc_of(j->crc[tensor], data, size);
-    code = ccq_out_write(j->out[t->shard], t->offset + offset, data, size, err);
-    if (code || !last || --j->left[t->shard])
+    code = ccq_out_write(j->out[shard], t->offset + offset, data, size, err);
+    if (code || !last || --j->left[shard])
         return code;
-    ccq_out *out = j->out[t->shard];
-    j->out[t->shard] = NULL;
+    ccq_out *out = j->out[shard];
+    j->out[shard] = NULL;
     return ccq_out_close(out, err);
+}
+
+/* Slices first, each encoded with scales of its own. */
+static ccq_code quantize_rank(job *j, const ccq_action *a, const uint16_t *whole, uint16_t *part,
+                              ccq_outcome *outcome, ccq_error *err)
+{
+    size_t first = (size_t)j->engine.rank * ccq_layout_count(j->plan->layout);
+    ccq_planes planes = {0};
+    ccq_slice slice;
+    ccq_slice_of(&j->plan->src->arch, a->entry, j->engine.rank, j->plan->ranks, &slice);
+    if (part)
+        ccq_slice_take(&slice, whole, part);
+    ccq_code code = ccq_quantize_slice(&j->engine, a, part ? part : whole, &planes, outcome, err);
+    for (int i = 0; !code && i < a->tensors; i++)
+        code = put(j, first + a->tensor[i], 0, planes.plane[i], planes.bytes[i], 1, err);
+    ccq_planes_free(&planes);
+    return code;
 }
 
 static ccq_code quantize(job *j, const ccq_action *a, ccq_outcome *outcome, ccq_error *err)
 {
-    ccq_planes planes = {0};
-    ccq_code code = ccq_quantize_tensor(&j->engine, a, &planes, outcome, err);
-    for (int i = 0; !code && i < a->tensors; i++)
-        code = put(j, a->tensor[i], 0, planes.plane[i], planes.bytes[i], 1, err);
-    ccq_planes_free(&planes);
+    uint16_t *whole = NULL, *part = NULL;
+    ccq_code code = CCQ_OK;
+    *outcome = (ccq_outcome){0};
+    if (j->plan->ranks > 1 && !(part = malloc((size_t)a->k * (size_t)a->n * sizeof *part)))
+        code = no_memory(err);
+    if (!code)
+        code = ccq_read_matrix(&j->engine, a, &whole, err);
+    for (j->engine.rank = 0; !code && j->engine.rank < j->plan->ranks; j->engine.rank++)
+        code = quantize_rank(j, a, whole, part, outcome, err);
+    free(part);
+    free(whole);
     return code;
 }
 
@@ -97,29 +138,42 @@ static ccq_code all_tensors(job *j, ccq_quantize_result *result, ccq_error *err)
 
 /* ---- Side files --------------------------------------------------------------------- */
 
-ccq_manifest *ccq_job_manifest(const ccq_plan *plan, size_t recipe_bytes, const ccq_sums *sums)
+static int list_rank(ccq_manifest *m, const ccq_plan *plan, size_t rank, const ccq_sums *sums)
 {
     const ccq_layout *l = plan->layout;
+    size_t count = ccq_layout_count(l);
+    char name[5100];
+    int failed = 0;
+    for (size_t i = 0; !failed && i < ccq_layout_shards(l); i++) {
+        uint64_t size = 0;
+        const void *header = ccq_layout_header(l, i, &size);
+        failed = ccq_manifest_add(
+            &m->shards, in_rank(plan, rank, ccq_layout_shard_name(l, i), name, sizeof name),
+            ccq_layout_shard_bytes(l, i), crc_of(0, header, size));
+    }
+    for (size_t i = 0; !failed && i < count; i++)
+        failed = ccq_manifest_add(&m->tensors,
+                                  in_rank(plan, rank, ccq_layout_at(l, i)->name, name, sizeof name),
+                                  0, sums ? sums->tensor[rank * count + i] : 0);
+    return failed ? failed
+                  : ccq_manifest_add(&m->files,
+                                     in_rank(plan, rank, CCQ_INDEX_NAME, name, sizeof name),
+                                     plan->index_bytes, sums ? sums->index : 0);
+}
+
+ccq_manifest *ccq_job_manifest(const ccq_plan *plan, size_t recipe_bytes, const ccq_sums *sums)
+{
     ccq_manifest *m = ccq_manifest_new();
     size_t config_bytes = 0;
     int failed = !m;
     ccq_config_text(plan->config, &config_bytes);
-    for (size_t i = 0; !failed && i < ccq_layout_shards(l); i++) {
-        uint64_t size = 0;
-        const void *header = ccq_layout_header(l, i, &size);
-        failed = ccq_manifest_add(&m->shards, ccq_layout_shard_name(l, i),
-                                  ccq_layout_shard_bytes(l, i), crc_of(0, header, size));
-    }
     for (size_t i = 0; !failed && i < plan->carries; i++)
         failed = ccq_manifest_add(&m->files, plan->carried[i].name, plan->carried[i].bytes,
                                   sums ? sums->carried[i] : 0);
-    for (size_t i = 0; !failed && i < ccq_layout_count(l); i++)
-        failed = ccq_manifest_add(&m->tensors, ccq_layout_at(l, i)->name, 0,
-                                  sums ? sums->tensor[i] : 0);
+    for (int r = 0; !failed && r < plan->ranks; r++)
+        failed = list_rank(m, plan, (size_t)r, sums);
     if (!failed)
-        failed = ccq_manifest_add(&m->files, CCQ_INDEX_NAME, plan->index_bytes,
-                                  sums ? sums->index : 0) ||
-                 ccq_manifest_add(&m->files, CCQ_RECIPE_NAME, recipe_bytes,
+        failed = ccq_manifest_add(&m->files, CCQ_RECIPE_NAME, recipe_bytes,
                                   sums ? sums->recipe : 0) ||
                  ccq_manifest_add(&m->files, "config.json", config_bytes,
                                   sums ? sums->config : 0);
@@ -146,6 +200,7 @@ static ccq_code side_files(job *j, ccq_error *err)
 {
     size_t recipe_size = 0, index_size = 0, config_size = 0, manifest_size = 0;
     const char *config = ccq_config_text(j->plan->config, &config_size);
+    char name[128];
     char *recipe = ccq_recipe_text(j->plan, &recipe_size), *text = NULL;
     char *index = ccq_layout_index(j->plan->layout, &index_size);
     ccq_manifest *manifest = NULL;
@@ -160,8 +215,10 @@ static ccq_code side_files(job *j, ccq_error *err)
                 : no_memory(err);
     if (!code)
         code = ccq_stage_put(j->stage, CCQ_RECIPE_NAME, recipe, recipe_size, err);
-    if (!code)
-        code = ccq_stage_put(j->stage, CCQ_INDEX_NAME, index, index_size, err);
+    for (int r = 0; !code && r < j->plan->ranks; r++)
+        code = ccq_stage_put(j->stage,
+                             in_rank(j->plan, (size_t)r, CCQ_INDEX_NAME, name, sizeof name), index,
+                             index_size, err);
     if (!code)
         code = ccq_stage_put(j->stage, "config.json", config, config_size, err);
 done:
@@ -174,29 +231,46 @@ done:
 
 /* ---- The job --------------------------------------------------------------------------- */
 
+/* Side files that the old output's manifest lists: they belong to its model. */
+static ccq_code forget_old(job *j, ccq_error *err)
+{
+    ccq_manifest *old = NULL;
+    ccq_code code = CCQ_OK;
+    if (!j->plan->options.overwrite || ccq_manifest_load(&old, j->plan->output, NULL) || !old)
+        return CCQ_OK; /* a damaged or missing manifest tells nothing */
+    for (size_t i = 0; i < old->files.count && !code; i++)
+        if (!strchr(old->files.item[i].name, '/')) /* rank directories go anyway */
+            code = ccq_stage_forget(j->stage, old->files.item[i].name, err);
+    ccq_manifest_free(old);
+    return code;
+}
+
 static ccq_code start(job *j, ccq_error *err)
 {
     const ccq_plan *plan = j->plan;
     size_t shards = ccq_layout_shards(plan->layout), tensors = ccq_layout_count(plan->layout);
+    size_t ranks = (size_t)plan->ranks;
     if (!plan->fits)
         return ccq_fail(err, CCQ_NO_SPACE,
                         "%s: %" PRIu64 " bytes and 64 MiB to spare are needed, %" PRIu64
                         " are free",
                         plan->output, plan->total_bytes, plan->free_bytes);
-    j->out = calloc(shards + 1, sizeof *j->out);
-    j->left = calloc(shards + 1, sizeof *j->left);
-    j->crc = calloc(tensors + 1, sizeof *j->crc);
+    j->out = calloc(ranks * shards + 1, sizeof *j->out);
+    j->left = calloc(ranks * shards + 1, sizeof *j->left);
+    j->crc = calloc(ranks * tensors + 1, sizeof *j->crc);
     j->side = calloc(plan->carries + 1, sizeof *j->side);
     if (!j->out || !j->left || !j->crc || !j->side)
         return no_memory(err);
-    for (size_t i = 0; i < tensors; i++)
-        j->left[ccq_layout_at(plan->layout, i)->shard]++;
-    return ccq_stage_open(&j->stage, plan->output, plan->options.overwrite, err);
+    for (size_t i = 0; i < ranks * tensors; i++)
+        j->left[i / tensors * shards + ccq_layout_at(plan->layout, i % tensors)->shard]++;
+    ccq_code code = ccq_stage_open(&j->stage, plan->output, plan->options.overwrite, err);
+    return code ? code : forget_old(j, err);
 }
 
 static void finish(job *j)
 {
-    for (size_t i = 0; j->out && i < ccq_layout_shards(j->plan->layout); i++)
+    size_t shards = (size_t)j->plan->ranks * ccq_layout_shards(j->plan->layout);
+    for (size_t i = 0; j->out && i < shards; i++)
         if (j->out[i])
             ccq_out_close(j->out[i], NULL);
     ccq_stage_abandon(j->stage);
@@ -250,7 +324,7 @@ ccq_code ccq_quantize_run(const ccq_plan *plan, const ccq_quantize_run_options *
     if (!code)
         code = all_tensors(&j, result, err);
     if (!code)
-        code = ccq_checkpoint_recheck(plan->src->files, err);
+        code = ccq_source_recheck(plan->src, err);
     if (!code)
         code = side_files(&j, err);
     if (!code)

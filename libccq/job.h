@@ -32,6 +32,9 @@ ccq_code ccq_policy_resolve(ccq_quantize_options *options, const ccq_source *src
 /* Sets to, why and chosen of an action with its entry; a tensor that must not be
  * quantized becomes a problem. -1: out of memory. */
 int ccq_policy_choose(ccq_plan *plan, ccq_rules *rules, ccq_action *a);
+/* Sizes that ranks cannot share, and what their slices must be beyond A1 to A6: a line
+ * each in plan->problems. -1: out of memory. */
+int ccq_policy_ranks(ccq_plan *plan);
 /* Rules A1 to A4, A6 and A8 for each action, A9 over all, and mixes that no
  * loader reads: a line each in plan->problems. Sets w4_end. -1: out of memory. */
 int ccq_policy_check(ccq_plan *plan);
@@ -89,6 +92,7 @@ typedef struct ccq_engine {
     ccq_worker *worker; /* one a pool thread */
     int workers;
     uint64_t encode_weights;
+    int rank;          /* whose slice is at work */
     ccq_progress done; /* finished tensors */
 } ccq_engine;
 
@@ -97,16 +101,17 @@ ccq_code ccq_engine_init(ccq_engine *engine, const ccq_plan *plan,
 void ccq_engine_free(ccq_engine *engine);
 /* INTERRUPTED when the caller wants to stop. */
 ccq_code ccq_engine_poll(const ccq_engine *engine, ccq_error *err);
-/* The matrix of an action, bf16 [a->k][a->n]; the caller frees it. */
+/* The matrix of an action's entry, whole, in bf16; the caller frees it. */
 ccq_code ccq_read_matrix(const ccq_engine *engine, const ccq_action *a, uint16_t **w,
                          ccq_error *err);
-/* Reads the matrix of an action and encodes it over the pool. */
-ccq_code ccq_quantize_tensor(ccq_engine *engine, const ccq_action *a, ccq_planes *planes,
-                             ccq_outcome *outcome, ccq_error *err);
+/* Encodes the slice w [a->k][a->n] of engine->rank over the pool; adds to outcome. */
+ccq_code ccq_quantize_slice(ccq_engine *engine, const ccq_action *a, const uint16_t *w,
+                            ccq_planes *planes, ccq_outcome *outcome, ccq_error *err);
 
 /* ---- copy.c: tensors that stay float ----------------------------------------- */
 
-/* Where the bytes go: those of a tensor in ascending order, last with the last. */
+/* Where the bytes go: those of a tensor in ascending order, last with the last. Tensor i
+ * of rank r has the number r * ccq_layout_count() + i. */
 typedef ccq_code (*ccq_put)(void *ctx, size_t tensor, uint64_t offset, const void *data,
                             uint64_t size, int last, ccq_error *err);
 ccq_code ccq_copy_tensor(const ccq_engine *engine, const ccq_action *a, ccq_put put, void *ctx,
@@ -122,7 +127,7 @@ ccq_code ccq_served_config(ccq_plan *plan, ccq_error *err);
 /* ---- job.c -------------------------------------------------------------------- */
 
 typedef struct ccq_sums {
-    const uint32_t *tensor;  /* by number in the layout */
+    const uint32_t *tensor;  /* by number, rank after rank */
     const uint32_t *carried; /* by number in the plan */
     uint32_t index, recipe, config;
 } ccq_sums;

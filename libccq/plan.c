@@ -1,6 +1,7 @@
 /* The plan: one action a tensor, shards, and every byte of the output, from
  * headers alone. What --dry-run prints is what the job writes. */
 #include "libccq/job.h"
+#include "libccq/slice.h"
 
 #include "formats/file.h"
 
@@ -26,8 +27,8 @@ static ccq_code add_stored(ccq_plan *plan, ccq_action *a, const ccq_stored *s, c
     ccq_code code = ccq_pack_name(a, s, plan->options.names, name, sizeof name, err);
     if (code)
         return code;
-    if (ccq_stored_bytes(s, &bytes) || __builtin_add_overflow(plan->tensor_bytes, bytes,
-                                                              &plan->tensor_bytes))
+    if (ccq_stored_bytes(s, &bytes) || __builtin_mul_overflow(bytes, plan->ranks, &bytes) ||
+        __builtin_add_overflow(plan->tensor_bytes, bytes, &plan->tensor_bytes))
         return ccq_fail(err, CCQ_OVERFLOW, "%s: size passes 2^64", a->entry->name);
     a->bytes_out += bytes;
     plan->kind_bytes[s->kind] += bytes;
@@ -41,9 +42,11 @@ static ccq_code add_stored(ccq_plan *plan, ccq_action *a, const ccq_stored *s, c
 static ccq_code add_action(ccq_plan *plan, ccq_rules *rules, const ccq_entry *e, ccq_action *a,
                            ccq_error *err)
 {
+    ccq_slice slice;
+    ccq_slice_of(&plan->src->arch, e, 0, plan->ranks, &slice);
     a->entry = e;
-    a->k = e->k;
-    a->n = e->n;
+    a->k = slice.k;
+    a->n = slice.n;
     if (ccq_policy_choose(plan, rules, a))
         return no_memory(err);
     a->bytes_in = ccq_entry_bytes(e);
@@ -81,9 +84,10 @@ static ccq_code add_actions(ccq_plan *plan, ccq_error *err)
     return code;
 }
 
+/* Where ranks cannot share the model, rules about their slices would only repeat it. */
 static ccq_code check_rules(ccq_plan *plan, ccq_error *err)
 {
-    if (ccq_policy_check(plan))
+    if (ccq_policy_ranks(plan) || (!plan->problems.count && ccq_policy_check(plan)))
         return no_memory(err);
     if (plan->problems.count)
         return ccq_fail(err, plan->problem, "%s", plan->problems.text[0]);
@@ -177,6 +181,7 @@ static ccq_code count_headers(ccq_plan *plan, ccq_error *err)
         ccq_layout_header(plan->layout, i, &header);
         plan->header_bytes += header;
     }
+    plan->header_bytes *= (uint64_t)plan->ranks;
     return CCQ_OK;
 }
 
@@ -241,6 +246,23 @@ static ccq_code check_output(const ccq_plan *plan, ccq_error *err)
                     checkpoint ? "; --overwrite replaces it" : " and is not empty");
 }
 
+/* A shard may be a link: what it points to must not lie where the output goes. */
+static ccq_code check_shards(const ccq_plan *plan, ccq_error *err)
+{
+    const ccq_source *src = plan->src;
+    ccq_code code = CCQ_OK;
+    for (size_t i = 0; src->files && i < ccq_checkpoint_shards(src->files) && !code; i++) {
+        const char *name = ccq_checkpoint_shard(src->files, i)->name;
+        char *path = ccq_path_join(src->dir, name);
+        if (!path)
+            return no_memory(err);
+        if (ccq_path_inside(path, plan->output))
+            code = ccq_fail(err, CCQ_USAGE, "%s: is a link into the output %s", path, plan->output);
+        free(path);
+    }
+    return code;
+}
+
 static ccq_code check_paths(const ccq_plan *plan, ccq_error *err)
 {
     if (ccq_path_inside(plan->output, plan->src->dir))
@@ -249,7 +271,7 @@ static ccq_code check_paths(const ccq_plan *plan, ccq_error *err)
     if (ccq_path_inside(plan->src->dir, plan->output))
         return ccq_fail(err, CCQ_USAGE, "%s: the input directory is inside the output",
                         plan->output);
-    return CCQ_OK;
+    return check_shards(plan, err);
 }
 
 static ccq_code check_space(ccq_plan *plan, ccq_error *err)
@@ -273,6 +295,7 @@ ccq_code ccq_plan_make(ccq_plan **result, const ccq_source *src,
     ccq_code code = plan->output ? check_paths(plan, err) : no_memory(err);
     if (!code)
         code = ccq_policy_resolve(&plan->options, src, err);
+    plan->ranks = plan->options.tensor_parallel;
     if (!code)
         code = add_actions(plan, err);
     if (!code)

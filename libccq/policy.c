@@ -25,6 +25,7 @@ void ccq_quantize_defaults(ccq_quantize_options *options)
         .effort = CCQ_EFFORT_NORMAL,
         .gain = 4,
         .shard_bytes = 5000000000u,
+        .tensor_parallel = 1,
     };
 }
 
@@ -91,6 +92,11 @@ ccq_code ccq_policy_resolve(ccq_quantize_options *o, const ccq_source *src, ccq_
         return ccq_fail(err, CCQ_USAGE, "scheme, gain or shard size out of range");
     if (o->names == CCQ_NAMES_TORCH && o->scheme != CCQ_SCHEME_BF16)
         return ccq_fail(err, CCQ_USAGE, "names torch: only with scheme bf16, not with %s", name);
+    if (o->tensor_parallel < 1 || o->tensor_parallel > CCQ_MAX_RANKS)
+        return ccq_fail(err, CCQ_USAGE, "tensor-parallel %d is outside 1..%d", o->tensor_parallel,
+                        CCQ_MAX_RANKS);
+    if (o->names == CCQ_NAMES_TORCH && o->tensor_parallel > 1)
+        return ccq_fail(err, CCQ_USAGE, "names torch: transformers does not read rank directories");
     if (src->arch.quantized && o->scheme != CCQ_SCHEME_BF16)
         return ccq_fail(err, CCQ_UNSUPPORTED,
                         "%s: is quantized already; the BF16 checkpoint is needed, or --scheme bf16 "
@@ -109,8 +115,8 @@ static int broken(ccq_plan *plan, ccq_code code, const ccq_entry *e, const char 
 {
     char name[256];
     ccq_escape(name, sizeof name, e->name, strlen(e->name));
-    if (!plan->problems.count)
-        plan->problem = code;
+    if (!plan->problems.count) /* of slices it is the option that is wrong */
+        plan->problem = plan->ranks > 1 ? CCQ_USAGE : code;
     return ccq_text_add(&plan->problems, "%s: %s", name, message);
 }
 

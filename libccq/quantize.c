@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -73,7 +74,9 @@ uint64_t ccq_plan_memory(const ccq_plan *plan, int threads)
         const ccq_entry *e = a->entry;
         uint64_t need;
         if (is_quantized(a->to))
-            need = a->bytes_out + 2 * (uint64_t)a->k * (uint64_t)a->n + 25 * (uint64_t)a->n;
+            need = a->bytes_out / (uint64_t)plan->ranks + 25 * (uint64_t)a->n +
+                   2 * ccq_entry_parameters(e) +
+                   (plan->ranks > 1 ? 2 * (uint64_t)a->k * (uint64_t)a->n : 0);
         else
             need = ccq_copy_memory(plan, a);
         if (e->pieces > 1 || e->piece[0].transposed) /* a piece before it is placed */
@@ -186,7 +189,8 @@ static void report(batch *b, int worker)
     const ccq_quantize_run_options *run = b->engine->run;
     if (worker != 0 || !run->progress)
         return;
-    double share = (double)atomic_load(&b->columns) / (double)b->a->n;
+    double share = ((double)atomic_load(&b->columns) / (double)b->a->n + b->engine->rank) /
+                   b->engine->plan->ranks;
     ccq_progress p = b->engine->done;
     p.bytes_in += (uint64_t)(share * (double)b->a->bytes_in);
     p.bytes_out += (uint64_t)(share * (double)b->a->bytes_out);
@@ -259,17 +263,18 @@ static ccq_code huge_column(const batch *b, int64_t n, ccq_error *err)
             row = r;
         }
     }
-    char name[256];
+    char name[256], rank[32] = "";
     ccq_escape(name, sizeof name, e->name, strlen(e->name));
+    if (b->engine->plan->ranks > 1)
+        snprintf(rank, sizeof rank, "rank%d/", b->engine->rank);
     return ccq_fail(err, CCQ_NONFINITE,
-                    "%s: column %" PRId64 ": |w| = %g at [%" PRId64 ",%" PRId64
+                    "%s%s: column %" PRId64 ": |w| = %g at [%" PRId64 ",%" PRId64
                     "]: as %s its largest decoded weight would not be finite in bf16",
-                    name, n, (double)most, row, n, ccq_type_name(b->planes->type));
+                    rank, name, n, (double)most, row, n, ccq_type_name(b->planes->type));
 }
 
 static ccq_code gather(const batch *b, ccq_outcome *out, ccq_error *err)
 {
-    *out = (ccq_outcome){0};
     for (int64_t n = 0; n < b->a->n; n++) {
         if (b->status[n] == CCQ_COLUMN_HUGE)
             return huge_column(b, n, err);
@@ -286,7 +291,7 @@ ccq_code ccq_read_matrix(const ccq_engine *engine, const ccq_action *a, uint16_t
                          ccq_error *err)
 {
     const ccq_quantize_run_options *run = engine->run;
-    *w = malloc((size_t)a->k * (size_t)a->n * sizeof **w); /* no more than the file holds */
+    *w = malloc((size_t)ccq_entry_parameters(a->entry) * sizeof **w); /* the file's size */
     if (!*w)
         return ccq_fail(err, CCQ_NO_MEMORY, "%s: out of memory", a->entry->name);
     ccq_code code = ccq_source_decode(engine->plan->src, a->entry, CCQ_ROUND_FUSED, run->ops,
@@ -306,18 +311,15 @@ static void encode(batch *b)
                  fp8 ? encode_strip : encode_tile, b);
 }
 
-ccq_code ccq_quantize_tensor(ccq_engine *engine, const ccq_action *a, ccq_planes *planes,
-                             ccq_outcome *outcome, ccq_error *err)
+ccq_code ccq_quantize_slice(ccq_engine *engine, const ccq_action *a, const uint16_t *w,
+                            ccq_planes *planes, ccq_outcome *outcome, ccq_error *err)
 {
     size_t n = (size_t)a->n;
-    uint16_t *w = NULL;
     double *figures = calloc(3 * n, sizeof *figures);
     uint8_t *status = calloc(n, 1);
-    ccq_code code = figures && status ? ccq_read_matrix(engine, a, &w, err)
+    ccq_code code = figures && status ? ccq_planes_new(planes, a, err)
                                       : ccq_fail(err, CCQ_NO_MEMORY, "%s: out of memory",
                                                  a->entry->name);
-    if (!code)
-        code = ccq_planes_new(planes, a, err);
     if (code)
         goto done;
     batch b = {.engine = engine, .a = a, .w = w, .planes = planes, .error = figures,
@@ -333,6 +335,5 @@ ccq_code ccq_quantize_tensor(ccq_engine *engine, const ccq_action *a, ccq_planes
 done:
     free(status);
     free(figures);
-    free(w);
     return code;
 }

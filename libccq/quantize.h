@@ -47,7 +47,8 @@ enum {
     CCQ_SET_GAIN = 32,
     CCQ_SET_SHARD = 64,
     CCQ_SET_NAMES = 128,
-    CCQ_SET_FORCE = 256
+    CCQ_SET_FORCE = 256,
+    CCQ_SET_TP = 512
 };
 
 typedef struct ccq_quantize_options {
@@ -65,6 +66,7 @@ typedef struct ccq_quantize_options {
      * must outlive the plan. */
     char *const *tensor_type;
     size_t tensor_types;
+    int tensor_parallel; /* ranks, 1..1024 (default 1: not cut) */
     int force;     /* 1: tensor_type may quantize lm_head, which FastDeploy does not load */
     unsigned set;  /* CCQ_SET_* */
     int overwrite;        /* 1: a checkpoint in the output directory is replaced */
@@ -116,17 +118,17 @@ typedef enum ccq_bytes_kind {
 
 const char *ccq_bytes_kind_name(int kind);
 
-/* What happens to one entry of the source: it is read as [k][n], becomes a type,
- * and is stored. */
+/* What happens to one entry of the source: it is read, cut into one slice [k][n] a rank,
+ * and each slice becomes a type and is stored. Not cut, the slice is the whole. */
 typedef struct ccq_action {
     const ccq_entry *entry;
     ccq_type to;
     const char *why; /* the rule that chose it: "experts above w4-end-layer" */
     int chosen;      /* by a tensor_type */
     int64_t k, n;
-    uint64_t bytes_in, bytes_out;
+    uint64_t bytes_in, bytes_out; /* of all ranks */
     int tensors;      /* stored tensors it becomes */
-    size_t tensor[5]; /* their numbers in the layout, in the order of docs/format.md */
+    size_t tensor[5]; /* their numbers in a rank's layout, in the order of docs/format.md */
 } ccq_action;
 
 /* A file carried over as it is. */
@@ -141,14 +143,15 @@ typedef struct ccq_plan {
     ccq_quantize_options options; /* resolved: w4_end_layer is a layer or -1 */
     ccq_action *action;           /* one an entry, in model order */
     size_t count;
-    ccq_layout *layout;
+    int ranks;          /* 1: not cut */
+    ccq_layout *layout; /* of one rank; all ranks have the same */
     ccq_config *config; /* config.json of the output */
     ccq_carried *carried;
     size_t carries;
     uint64_t kind_bytes[CCQ_BYTES_KINDS];
     uint64_t bytes_in, tensor_bytes; /* tensor data read and written */
-    uint64_t index_bytes;
-    uint64_t header_bytes;           /* shard headers and index */
+    uint64_t index_bytes;            /* of one rank; the sums below are over all */
+    uint64_t header_bytes;           /* shard headers and indexes */
     uint64_t side_bytes;             /* config, recipe, manifest and carried files */
     uint64_t total_bytes;            /* the three together: every byte of the output */
     uint64_t parameters, quantized;  /* all, and those in no float type */

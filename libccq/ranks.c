@@ -10,8 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_RANKS = 1024 };
-
 static ccq_code no_memory(const char *name, ccq_error *err)
 {
     return ccq_fail(err, CCQ_NO_MEMORY, "%s: out of memory", name);
@@ -52,9 +50,9 @@ ccq_code ccq_ranks_find(const char *dir, int *ranks, ccq_error *err)
     ccq_names_free(names, count);
     if (found < 2)
         return CCQ_OK;
-    if (found > MAX_RANKS)
+    if (found > CCQ_MAX_RANKS)
         return ccq_fail(err, CCQ_LIMIT, "%s: %zu rank directories, at most %d are read", dir,
-                        found, MAX_RANKS);
+                        found, CCQ_MAX_RANKS);
     for (i = 0; i < found; i++) {
         snprintf(name, sizeof name, "rank%zu", i);
         if (!is_directory(dir, name))
@@ -278,7 +276,8 @@ ccq_code ccq_ranks_decode(const ccq_source *src, const ccq_entry *e, int roundin
     for (int r = 0; r < src->ranks && !code; r++) {
         ccq_slice s;
         ccq_slice_of(&src->arch, e, r, src->ranks, &s);
-        code = ccq_source_decode(src->rank[r], ccq_rank_entry(src, e, r), rounding, ops, pool, part, err);
+        code = ccq_source_decode(src->rank[r], ccq_rank_entry(src, e, r), rounding, ops, pool,
+                                 part, err);
         if (!code)
             ccq_slice_put(&s, part, dst);
     }

@@ -64,6 +64,8 @@ char *ccq_recipe_text(const ccq_plan *plan, size_t *size)
             ccq_jw_string(&w, o->tensor_type[i]);
         ccq_jw_end(&w);
     }
+    if (o->tensor_parallel > 1)
+        ccq_jw_ki64(&w, "tensor_parallel", o->tensor_parallel);
     if (o->force)
         ccq_jw_kbool(&w, "force", 1);
     ccq_jw_ku64(&w, "shard_bytes", o->shard_bytes);
@@ -166,6 +168,14 @@ static ccq_code take_shard(reading *r, const char *key)
     return code;
 }
 
+static ccq_code take_ranks(reading *r, const char *key)
+{
+    int64_t ranks = 0;
+    ccq_code code = take_int(r, key, 1, CCQ_MAX_RANKS, &ranks);
+    r->found.tensor_parallel = (int)ranks;
+    return code;
+}
+
 static ccq_code take_force(reading *r, const char *key)
 {
     return ccq_config_bool(r->c, key, &r->found.force) ? CCQ_OK
@@ -222,6 +232,7 @@ static ccq_code take_key(reading *r, const char *key)
         {"shard_bytes", CCQ_SET_SHARD, take_shard},
         {"tensor_types", 0, take_types},
         {"force", CCQ_SET_FORCE, take_force},
+        {"tensor_parallel", CCQ_SET_TP, take_ranks},
     };
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         if (strcmp(key, keys[i].key) != 0)
@@ -253,6 +264,8 @@ static void fill(ccq_quantize_options *o, const ccq_quantize_options *from, unsi
         o->shard_bytes = from->shard_bytes;
     if (bits & CCQ_SET_FORCE)
         o->force = from->force;
+    if (bits & CCQ_SET_TP)
+        o->tensor_parallel = from->tensor_parallel;
     o->set |= bits;
 }
 

@@ -121,6 +121,8 @@ typedef struct ccq_source_options {
                                 slices; -1 (default): all, joined */
 } ccq_source_options;
 
+enum { CCQ_MAX_RANKS = 1024 }; /* of tensor parallel */
+
 typedef struct ccq_source {
     char *dir;
     ccq_checkpoint *files;

@@ -47,7 +47,8 @@ def column_ranges(name, n, config, rank, ranks):
     what = kind(name)
     if what == "qkv_proj":
         d = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-        heads, groups = config["num_attention_heads"] // ranks, config["num_key_value_heads"] // ranks
+        heads = config["num_attention_heads"] // ranks
+        groups = config["num_key_value_heads"] // ranks
         k0 = config["num_attention_heads"] * d
         v0 = k0 + config["num_key_value_heads"] * d
         return [(rank * heads * d, heads * d), (k0 + rank * groups * d, groups * d),

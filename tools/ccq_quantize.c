@@ -26,6 +26,9 @@ static const cli_option options[] = {
      "default paddle; torch, only with --scheme bf16: what transformers loads"},
     {NULL, 0, "weight-only-rule", "gpu|cpu",
      "how Paddle computes wint8 and wint4 integers (default gpu)"},
+    {NULL, 0, "tensor-parallel", "N",
+     "cut the model for N ranks, then quantize: rank0/ ... rank{N-1}/ (default 1: not cut)"},
+    {NULL, 0, "tp", "N", "the same as --tensor-parallel"},
     {NULL, 0, "recipe", "FILE.json",
      "all of the above from a file, such as the ccq_recipe.json of an output; options given here "
      "win"},
@@ -124,6 +127,14 @@ static int take_gain(cli *c, settings *s)
     return rc;
 }
 
+static int take_ranks(cli *c, settings *s)
+{
+    int64_t value = 0;
+    int rc = cli_int(c, 1, CCQ_MAX_RANKS, &value);
+    s->quantize.tensor_parallel = (int)value;
+    return rc;
+}
+
 static int take_shard_size(cli *c, settings *s)
 {
     return cli_size(c, &s->quantize.shard_bytes);
@@ -177,6 +188,8 @@ static int take_option(cli *c, settings *s)
         {"k-order", CCQ_SET_ORDER, take_order},
         {"names", CCQ_SET_NAMES, take_names},
         {"weight-only-rule", CCQ_SET_RULE, take_rule},
+        {"tensor-parallel", CCQ_SET_TP, take_ranks},
+        {"tp", CCQ_SET_TP, take_ranks},
         {"recipe", 0, take_recipe},
         {"effort", CCQ_SET_EFFORT, take_effort},
         {"gain", CCQ_SET_GAIN, take_gain},

@@ -102,8 +102,12 @@ void report_header(const report *r)
     print_recipe(r);
     fprintf(stderr, "  output    %s in %zu shard%s, %.4f bits per weight\n",
             cli_bytes(bytes, sizeof bytes, r->plan->total_bytes),
-            ccq_layout_shards(r->plan->layout), ccq_layout_shards(r->plan->layout) == 1 ? "" : "s",
+            (size_t)r->plan->ranks * ccq_layout_shards(r->plan->layout),
+            r->plan->ranks == 1 && ccq_layout_shards(r->plan->layout) == 1 ? "" : "s",
             r->plan->bits_per_weight);
+    if (r->plan->ranks > 1)
+        fprintf(stderr, "  ranks     %d, cut before they are quantized: rank0 .. rank%d\n",
+                r->plan->ranks, r->plan->ranks - 1);
     fprintf(stderr, "  threads   %d, %s\n", r->threads, r->isa);
     print_lists(r);
 }

@@ -205,7 +205,9 @@ static void put_sizes(ccq_jw *w, const report *r)
     ccq_jw_ku64(w, "parameters", plan->parameters);
     ccq_jw_ku64(w, "quantized_parameters", plan->quantized);
     ccq_jw_kdouble(w, "bits_per_weight", plan->bits_per_weight);
-    ccq_jw_ku64(w, "shards", ccq_layout_shards(plan->layout));
+    ccq_jw_ku64(w, "shards", (uint64_t)plan->ranks * ccq_layout_shards(plan->layout));
+    if (plan->ranks > 1)
+        ccq_jw_ki64(w, "tensor_parallel", plan->ranks);
     ccq_jw_kbool(w, "fits", plan->fits);
     ccq_jw_ku64(w, "free_bytes", plan->free_bytes);
     ccq_jw_ku64(w, "memory_bytes", ccq_plan_memory(plan, r->threads));
