@@ -83,6 +83,9 @@ void ccq_verify_note(ccq_verifier *v, const char *fmt, ...)
     va_end(ap);
     if (r->notes == MAX_NOTES)
         return;
+    for (size_t i = 0; i < r->notes; i++)
+        if (strcmp(r->note[i], text) == 0)
+            return; /* of another rank */
     char **grown = realloc(r->note, (r->notes + 1) * sizeof *grown), *copy = strdup(text);
     if (grown)
         r->note = grown;

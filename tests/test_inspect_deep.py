@@ -24,6 +24,7 @@ TOP = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(TOP))
 import oracle  # noqa: E402
 import test_inspect_cli as base  # noqa: E402
+import tp_slice  # noqa: E402
 from test_inspect_cli import edit_config, poke, read, write  # noqa: E402
 
 SEED = int(os.environ.get("CCQ_SEED", "47"))
@@ -462,6 +463,115 @@ class Order(Case):
         d = self.document("--against", other, self.copy(mixed()))
         self.assertNotIn("fits", d["k_order_fit"])
         self.assertEqual(d["k_order"], "fastdeploy")
+
+
+class Ranks(Case):
+    """A model cut for two ranks: all of them are looked at, places are those of the whole."""
+    UP = "ernie.layers.2.mlp.experts.1.up_gate_proj"
+
+    def cut(self, *options, bare=False):
+        source = ROOT / "whole"
+        if not source.exists():
+            tp_slice.make_model(source, SEED)
+        key = ("cut", *options)
+        if key not in MODELS:
+            MODELS[key] = ROOT / f"m{len(MODELS)}"
+            r = base.tool("-q", "--effort", "fast", "--w4-end-layer", "1", "--tensor-parallel", "2",
+                          *options, source, MODELS[key], binary=base.QUANTIZE)
+            self.assertEqual(r.returncode, 0, r.stderr)
+        d = self.copy(MODELS[key], bare)
+        for rank in d.glob("rank*/*.index.json") if bare else ():
+            rank.unlink()
+        return d
+
+    def test_good(self):
+        self.assertEqual(self.verify(self.cut()), ([], []))
+        self.assertEqual(self.verify(self.cut(bare=True)), ([], []))
+
+    def test_flipped_bits(self):
+        rng = random.Random(SEED)
+        d = self.cut()
+        files = sorted(p for p in d.rglob("*") if p.is_file())
+        self.assertGreater(len(files), 6)
+        for path in files:
+            good = path.read_bytes()
+            name = path.relative_to(d).as_posix()
+            for _ in range(8):
+                at, bit = rng.randrange(len(good)), rng.randrange(8)
+                bad = bytearray(good)
+                bad[at] ^= 1 << bit
+                path.write_bytes(bad)
+                found, _ = self.verify(d)
+                self.assertIn(name, [f["file"] for f in found], (name, at, bit, found))
+                tensor = self.tensor_at(good, at) if path.suffix == ".safetensors" else None
+                if tensor:
+                    self.assertIn((name, tensor), [(f["file"], f["tensor"]) for f in found])
+            path.write_bytes(good)
+        self.assertEqual(self.verify(d), ([], []))
+
+    @staticmethod
+    def tensor_at(shard, at):
+        size = struct.unpack("<Q", shard[:8])[0]
+        for name, t in json.loads(shard[8:8 + size]).items():
+            if name != "__metadata__" and \
+                    t["data_offsets"][0] <= at - 8 - size < t["data_offsets"][1]:
+                return name
+        return None
+
+    def poke(self, d, rank, name, fmt, index, value):
+        t = read(d / f"rank{rank}")
+        poke(t[name], fmt, index, value)
+        write(d / f"rank{rank}", t)
+
+    def test_replicas(self):
+        """What every rank holds whole is the same in all."""
+        for name, fmt in (("ernie.layers.1.input_layernorm.weight", "H"),
+                          ("ernie.layers.1.mlp.gate.weight", "f")):
+            d = self.cut(bare=True)
+            self.poke(d, 1, name, fmt, 3, 1)
+            self.assertEqual(self.verify(d, "quick")[0], [])
+            found, _ = self.verify(d)
+            self.assertEqual([(f["code"], f["tensor"]) for f in found], [("CONFIG", name)])
+            self.assertIn("rank1", found[0]["file"] + found[0]["message"])
+
+    def test_places(self):
+        """Column 2 of rank 1 is column I/T + 2 of the gate half, or of the up half."""
+        d = self.cut(bare=True)
+        whole = self.document("--tensor", self.UP, d)["tensors"][0]["shape"][1]
+        for column, want in ((2, whole // 4 + 2), (whole // 4 + 2, whole * 3 // 4 + 2)):
+            d = self.cut(bare=True)
+            self.poke(d, 1, self.UP + ".super_scales", "H", column, 0x7FC0)
+            got = self.document("--values", "--tensor", self.UP, d)["tensors"][0]
+            self.assertEqual(got["nonfinite_at"], [[k, want] for k in range(8)])
+            found, _ = self.verify(d)
+            self.assertEqual([(f["file"], f["tensor"]) for f in found],
+                             [("rank1/model.safetensors", self.UP + ".super_scales")])
+        one = self.document("--values", "--tensor", self.UP, "--tp-rank", "0", d)["tensors"][0]
+        self.assertEqual((one["shape"][1], one["corner"]), (whole // 2, got["corner"]))
+
+    def test_compare(self):
+        a = self.cut()
+        b = self.dir / "other"
+        shutil.copytree(a, b)
+        self.assertTrue(self.document("--compare", b, a)["compare"]["equal"])
+        self.poke(b, 1, self.UP + ".quant_weight", "B", 5, 77)
+        diff = self.document("--compare", b, a, status=(1,))["compare"]["differences"]
+        self.assertEqual([(x["name"], x["index"]) for x in diff],
+                         [("rank1/" + self.UP + ".quant_weight", [0, 5])])
+        diff = self.document("--compare", mixed(), a, status=(1,))["compare"]["differences"]
+        self.assertEqual(diff[-1]["name"], "rank directories")
+
+    def test_order(self):
+        d = self.cut("--k-order", "plain", bare=True)
+        got = self.document("--against", ROOT / "whole", d)
+        self.assertEqual((got["k_order"], got["k_order_fit"]["fits"]), ("plain", "plain"))
+
+    def test_usage(self):
+        d = self.cut()
+        self.usage("--tp-rank", "2", d)
+        self.usage("--tp-rank", "0", mixed())
+        self.usage("--tp-rank", "0", "--verify", d)
+        self.usage("--tp-rank", "0", "--compare", d, d)
 
 
 def npy(descr, shape, data):
