@@ -27,29 +27,39 @@ float ccq_e4m3_to_f32(uint8_t code)
     return x.f;
 }
 
+/* 0 <= a <= 16 to the nearest integer, ties to even: beside 2^23 the sum has no
+ * place for a fraction. (rintf would be a call.) */
+static uint32_t nearest(float a)
+{
+    bits v = {a + 0x1p23f};
+    return v.u & 31;
+}
+
 uint8_t ccq_f32_to_e4m3(float x)
 {
     bits v = {x}, step;
-    uint8_t sign = (uint8_t)(v.u >> 24 & 0x80);
+    uint32_t sign = v.u >> 24 & 0x80;
     float a = fabsf(x);
     if (!(a < largest))
         return (uint8_t)(sign | 0x7e);
-    /* Codes are 2^-9 apart below 2^-6, then 2^(e-3). In these steps a is below 16,
-     * so rintf is the one rounding; 16 steps are the first code of the next e. */
+    /* Codes are 2^-9 apart below 2^-6, then 2^(e-3). In these steps a is at most 16
+     * and exact; 16 steps are the first code of the next e. */
     if (a < 0x1p-6f)
-        return (uint8_t)(sign | (int)rintf(a * 0x1p9f));
-    int e = (int)(v.u >> 23 & 255) - 127;
-    step.u = (uint32_t)(127 + 3 - e) << 23;
-    return (uint8_t)(sign | (8 * (e + 6) + (int)rintf(a * step.f)));
+        return (uint8_t)(sign | nearest(a * 0x1p9f));
+    uint32_t e = v.u >> 23 & 255; /* biased, 121 at least */
+    step.u = (257 - e) << 23;
+    return (uint8_t)(sign | (8 * (e - 121) + nearest(a * step.f)));
 }
 
 static float block_amax(const uint16_t *w, int64_t ldw, int rows, int cols)
 {
-    float amax = 0.0f;
+    uint16_t most = 0; /* without the sign, bits of finite values rise as the values do */
     for (int k = 0; k < rows; k++)
-        for (int n = 0; n < cols; n++)
-            amax = fmaxf(amax, fabsf(ccq_bf16_to_f32(w[k * ldw + n])));
-    return amax;
+        for (int n = 0; n < cols; n++) {
+            uint16_t bits_of = w[k * ldw + n] & 0x7fff;
+            most = bits_of > most ? bits_of : most;
+        }
+    return ccq_bf16_to_f32(most);
 }
 
 void ccq_fp8_block(const uint16_t *w, int64_t ldw, int rows, int cols, uint8_t *q, int64_t ldq,
