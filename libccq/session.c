@@ -264,7 +264,8 @@ void ccq_session_seek(ccq_session *s, size_t slot, int64_t length)
 
 const char *ccq_step_part_name(ccq_step_part part)
 {
-    static const char *const names[CCQ_STEP_PARTS] = {"attention", "dense", "router", "experts", "head"};
+    static const char *const names[CCQ_STEP_PARTS] = {"attention", "dense", "router", "experts",
+                                                      "head"};
 
     return names[part];
 }
