@@ -68,6 +68,19 @@ void ccq_weight_only_column(int bits, int rule, const float *w, int64_t k, int8_
  * Columns never share a byte, so threads may place different ones at once. */
 void ccq_weight_only_place(int bits, const int8_t *q, int64_t k, int64_t n, uint8_t *stored);
 
+/* What ccq_weight_only_panel tells of its columns. */
+typedef struct ccq_weight_only {
+    uint16_t scale[CCQ_PANEL]; /* bf16 */
+    int status[CCQ_PANEL];     /* CCQ_COLUMN_*: ZERO when the scale is zero, HUGE when the
+                                  largest decoded weight would not be finite in bf16 */
+    double error[CCQ_PANEL], energy[CCQ_PANEL], max_error[CCQ_PANEL];
+} ccq_weight_only;
+
+/* Both of the above, with the figures, for columns n0..n0+count-1, count <= 16, n0 a
+ * multiple of 16, k of 64; much faster. w: as for ccq_encode_panel. */
+void ccq_weight_only_panel(const ccq_ops *ops, int bits, int rule, const float *w, int64_t k,
+                           int64_t n0, int count, uint8_t *stored, ccq_weight_only *out);
+
 /* ---- block_wise_fp8 ------------------------------------------------------ */
 enum { CCQ_FP8_BLOCK = 128 }; /* rows and columns that share a scale; fewer at the edges */
 

@@ -12,6 +12,13 @@ void ccq_round_c(const float *x, int64_t count, float *y);
 void ccq_unpack_c(const ccq_weight *w, int64_t k0, int64_t kc, int64_t n0, float *panel);
 void ccq_product_c(const float *x, int64_t ldx, int64_t rows, const float *panel, int64_t kc,
                    float *acc, int64_t ldacc);
+/* None: 0. */
+int64_t ccq_gemv_c(const ccq_weight *w, const float *x, int64_t ldx, int64_t rows, int64_t n0,
+                   int64_t n1, float *y, int64_t ldy);
+/* Whether columns n0..n1-1 are in the range that the short cuts of gemv are proved for. */
+int ccq_gemv_serves(const ccq_weight *w, int64_t n0, int64_t n1);
+/* Whether their lines are multiples of 1/256 with words in 0..32767. */
+int ccq_lines_are_exact(const ccq_weight *w, int64_t n0, int64_t n1);
 void ccq_rms_c(const float *x, const float *g, int64_t h, float eps, int bf16, float *y);
 void ccq_swiglu_c(const float *gu, int64_t n, int bf16, float *a);
 void ccq_rope_c(float *x, int64_t heads, int64_t d, const float *cos, const float *sin, int bf16);

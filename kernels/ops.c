@@ -11,6 +11,7 @@ void ccq_ops_init(ccq_ops *ops, unsigned allowed)
     ops->round = ccq_round_c;
     ops->unpack = ccq_unpack_c;
     ops->product = ccq_product_c;
+    ops->gemv = ccq_gemv_c;
     ops->rms = ccq_rms_c;
     ops->swiglu = ccq_swiglu_c;
     ops->rope = ccq_rope_c;

@@ -44,6 +44,8 @@ typedef struct ccq_weight {
     int rounding; /* CCQ_ROUND_*: wint2 */
 } ccq_weight;
 
+enum { CCQ_FEW = 4 };    /* rows of x that gemv takes */
+
 /* ---- The encoder's search ------------------------------------------------ */
 
 /* The 256 points of one line, in the forms the search kernels want. */
@@ -86,6 +88,12 @@ typedef struct ccq_ops {
      * kc-1, for all r < rows, j < 16. Strides in floats. */
     void (*product)(const float *x, int64_t ldx, int64_t rows, const float *panel, int64_t kc,
                     float *acc, int64_t ldacc);
+
+    /* y[r][j] = the chain of ccq_matmul for rows <= CCQ_FEW rows, columns n0..n0+c-1,
+     * straight from the stored weight. n0 a multiple of 16. Returns c <= n1 - n0, a
+     * multiple of 16; what it leaves is for unpack and product. */
+    int64_t (*gemv)(const ccq_weight *w, const float *x, int64_t ldx, int64_t rows, int64_t n0,
+                    int64_t n1, float *y, int64_t ldy);
 
     /* y = x * r * g, r = 1/sqrt(s * (1/h) + eps), s = sum of squares, one fp32
      * fmaf chain over ascending i. One row of h. */

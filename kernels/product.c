@@ -4,6 +4,7 @@
 #include "kernels/internal.h"
 #include "kernels/ops.h"
 
+#include <math.h>
 #include <string.h>
 
 enum {
@@ -24,6 +25,56 @@ void ccq_product_c(const float *x, int64_t ldx, int64_t rows, const float *panel
             for (j = 0; j < CCQ_PANEL; j++)
                 acc[r * ldacc + j] = __builtin_fmaf(x[r * ldx + k], panel[k * CCQ_PANEL + j],
                                                     acc[r * ldacc + j]);
+}
+
+int64_t ccq_gemv_c(const ccq_weight *w, const float *x, int64_t ldx, int64_t rows, int64_t n0,
+                   int64_t n1, float *y, int64_t ldy)
+{
+    (void)w, (void)x, (void)ldx, (void)rows, (void)n0, (void)n1, (void)y, (void)ldy;
+    return 0;
+}
+
+static int scale_serves(uint16_t bits)
+{
+    return fabsf(ccq_bf16_to_f32(bits)) <= 0x1p90f;
+}
+
+int ccq_gemv_serves(const ccq_weight *w, int64_t n0, int64_t n1)
+{
+    int64_t n;
+
+    if (w->type == CCQ_W_BF16)
+        return 1;
+    if (w->type == CCQ_W_WINT8 || w->type == CCQ_W_WINT4) {
+        for (n = n0; n < n1 && scale_serves(w->scale[n]);)
+            n++;
+        return n == n1 && w->k % CCQ_GROUP == 0;
+    }
+    if (w->type != CCQ_W_WINT2 || w->rounding != CCQ_ROUND_FUSED)
+        return 0;
+    for (n = n0; n < n1; n++) /* every word fits int32: words rise or fall with the byte */
+        if (!scale_serves(w->super[n]) || !(fabsf(w->code_zp[n]) < 0x1p29f) ||
+            !(fabsf(w->code_scale[n]) < 0x1p20f))
+            return 0;
+    return 1;
+}
+
+static int is_256th(float f)
+{
+    return fabsf(f) < 32768.0f && f * 256.0f == rintf(f * 256.0f);
+}
+
+int ccq_lines_are_exact(const ccq_weight *w, int64_t n0, int64_t n1)
+{
+    int64_t n;
+
+    for (n = n0; n < n1; n++) {
+        float cs = w->code_scale[n], zp = w->code_zp[n], last = 255.0f * cs + zp;
+        if (!is_256th(cs) || !is_256th(zp) || !(zp >= -0.5f) || !(last >= -0.5f) ||
+            !(zp < 32767.5f) || !(last < 32767.5f))
+            return 0;
+    }
+    return 1;
 }
 
 static int64_t min64(int64_t a, int64_t b)
@@ -129,11 +180,18 @@ static void matmul_rows(block *b, const float *x, int64_t ldx, int64_t n0, int64
 void ccq_matmul(const ccq_ops *ops, const ccq_weight *w, const float *x, int64_t ldx, int64_t rows,
                 int64_t n0, int64_t n1, int bf16, float *y, int64_t ldy, float *scratch)
 {
-    int64_t r, most = min64(rows, BLOCK_ROWS);
+    int64_t r, most = min64(rows, BLOCK_ROWS), done = 0;
     float *packed = scratch, *panels = packed + most * BLOCK_K;
     block b = {.ops = ops, .w = w, .ldy = ldy, .panels = panels,
                .edge = panels + BLOCK_K * BLOCK_N};
 
+    if (rows <= CCQ_FEW && n1 - n0 >= CCQ_PANEL)
+        done = ops->gemv(w, x, ldx, rows, n0, n1, y, ldy);
+    for (r = 0; bf16 && done && r < rows; r++)
+        ops->round(y + r * ldy + n0, done, y + r * ldy + n0);
+    n0 += done;
+    if (n0 == n1)
+        return;
     for (r = 0; r < rows; r += b.rows) {
         b.rows = min64(BLOCK_ROWS, rows - r);
         b.y = y + r * ldy;

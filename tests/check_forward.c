@@ -223,17 +223,40 @@ static void check_product(const ccq_ops *c, const ccq_ops *x, int64_t rows, int6
     drop(in, nx * 4), drop(panel, kc * 64), drop(a, na * 4), drop(b, na * 4);
 }
 
+/* Lines of multiples of 1/256 with words in 0..32767, falling ones too; the served
+ * rounding. */
+static void make_exact(ccq_weight *w)
+{
+    float *cs = floats(w->n, ORDINARY), *zp = floats(w->n, ORDINARY);
+    int64_t j;
+
+    for (j = 0; j < w->n; j++) {
+        cs[j] = (float)below(120 * 256) / 256.0f;
+        zp[j] = (float)(below(2000 * 256) - 128) / 256.0f;
+        if (below(4) == 0) {
+            zp[j] += 255.0f * cs[j];
+            cs[j] = -cs[j];
+        }
+    }
+    drop(w->code_scale, w->n * 4), drop(w->code_zp, w->n * 4);
+    w->code_scale = cs;
+    w->code_zp = zp;
+    w->rounding = CCQ_ROUND_FUSED;
+}
+
 /* The blocked product against the law itself, in parts of any width. */
 static void check_matmul(const ccq_ops *c, const ccq_ops *x, int type, int64_t rows,
-                         int64_t k, int64_t n, int bf16)
+                         int64_t k, int64_t n, int bf16, int kind)
 {
-    ccq_weight w = make_weight(type, k, n, ORDINARY);
+    ccq_weight w = make_weight(type, k, n, kind);
     float *in = floats(rows * k, ORDINARY), *y = floats(rows * n, NASTY);
     float *want = floats(rows * n, ORDINARY), *panel = floats(k * CCQ_PANEL, ORDINARY);
     size_t size = ccq_matmul_scratch(rows) * sizeof(float);
     float *scratch = check_guarded(size);
     int64_t n0, n1, r, j, i;
 
+    if (below(2))
+        make_exact(&w);
     for (n0 = 0; n0 < n; n0 += CCQ_PANEL) {
         c->unpack(&w, 0, k, n0, panel);
         for (r = 0; r < rows; r++)
@@ -323,7 +346,7 @@ int main(void)
                                      CCQ_ISA_C | CCQ_ISA_AVX2 | CCQ_ISA_AVX512};
     ccq_ops c, x;
     size_t i;
-    int type;
+    int type, t;
 
     state = check_seed(20261);
     ccq_ops_init(&c, CCQ_ISA_C);
@@ -333,10 +356,13 @@ int main(void)
         check_isa(&c, &x);
         for (type = CCQ_W_BF16; type <= CCQ_W_WINT2; type++) {
             int64_t n = type <= CCQ_W_BF16_T ? 75 : 80;
-            check_matmul(&c, &x, type, 1, 384, n, 0);
-            check_matmul(&c, &x, type, 21, 384, n, 1);
+            check_matmul(&c, &x, type, 1, 384, n, 0, ORDINARY);
+            check_matmul(&c, &x, type, 21, 384, n, 1, ORDINARY);
+            for (t = 0; t < 16; t++) /* few rows have kernels of their own */
+                check_matmul(&c, &x, type, 1 + t % 4, 128 * (1 + t % 3), n, t & 1, t / 4 % KINDS);
         }
-        check_matmul(&c, &x, CCQ_W_BF16, 400, 300, 35, 1);
+        check_matmul(&c, &x, CCQ_W_BF16, 400, 300, 35, 1, ORDINARY);
+        check_matmul(&c, &x, CCQ_W_BF16, 3, 301, 35, 1, NASTY);
     }
     return check_done();
 }

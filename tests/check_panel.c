@@ -180,6 +180,45 @@ static void check_alone(const ccq_ops *ops, const ccq_encoder *enc, int count, i
     }
 }
 
+/* The panel against one column after the other: bytes, scales, figures. */
+static void check_weight_only(const ccq_ops *ops, int bits, int rule, int kind, int count)
+{
+    const int64_t n0 = CCQ_PANEL, n = n0 + count, size = n * K * bits / 8;
+    float *w = check_guarded(N * sizeof *w), *one = check_guarded(K * sizeof *one);
+    uint8_t *a = check_guarded((size_t)size), *b = check_guarded((size_t)size);
+    int8_t *q = check_guarded(K);
+    ccq_weight_only out;
+
+    memset(w, 0, N * sizeof *w);
+    memset(a, 0, (size_t)size), memset(b, 0, (size_t)size);
+    for (int c = 0; c < count; c++) {
+        int e = kind == 2 ? 0 : c % 5 == 4 ? 127 : c % 5 == 3 ? -140 : c % 5 == 2 ? -133 : 0;
+        for (int i = 0; i < K; i++)
+            w[i * CCQ_PANEL + c] = c % 7 == 6 ? 0.0f : ldexpf(draw(kind), e);
+    }
+    ccq_weight_only_panel(ops, bits, rule, w, K, n0, count, a, &out);
+    for (int c = 0; c < count; c++) {
+        double error, energy, most;
+        uint16_t scale;
+        int least = 0, status;
+        for (int i = 0; i < K; i++)
+            one[i] = w[i * CCQ_PANEL + c];
+        ccq_weight_only_column(bits, rule, one, K, q, &scale, &error, &energy, &most);
+        ccq_weight_only_place(bits, q, K, n0 + c, b);
+        for (int i = 0; i < K; i++)
+            least = abs(q[i]) > least ? abs(q[i]) : least;
+        status = !isfinite(ccq_round_bf16((float)least * ccq_bf16_to_f32(scale))) ? CCQ_COLUMN_HUGE
+                 : (scale & 0x7fff) == 0 ? CCQ_COLUMN_ZERO : CCQ_COLUMN_OK;
+        CHECK(out.scale[c] == scale && out.status[c] == status, "%s wint%d column %d: scale %04x "
+              "status %d, want %04x %d", ops->name, bits, c, out.scale[c], out.status[c], scale,
+              status);
+        if (status != CCQ_COLUMN_HUGE)
+            CHECK(out.error[c] == error && out.energy[c] == energy && out.max_error[c] == most,
+                  "%s wint%d column %d: figures", ops->name, bits, c);
+    }
+    CHECK(!memcmp(a, b, (size_t)size), "%s wint%d rule %d: bytes", ops->name, bits, rule);
+}
+
 int main(void)
 {
     float *w = check_guarded(N * sizeof *w);
@@ -206,6 +245,8 @@ int main(void)
         check_alone(&ops, &enc, 16, 0);
         check_alone(&ops, &enc, 16, 1);
         check_alone(&ops, &enc, 5, 1);
+        for (int i = 0; i < 16; i++) /* wint4 wants columns in fours, wint8 in twos */
+            check_weight_only(&ops, 4 + 4 * (i & 1), i >> 1 & 1, i >> 2, 16 - 4 * (i & 2));
     }
     return check_done();
 }

@@ -9,6 +9,15 @@
 
 void ccq_search_avx512(const ccq_book *book, const int16_t u[64], int lo, int hi, int32_t *J,
                        uint8_t (*best)[16]);
+int64_t ccq_gemv_avx512(const ccq_weight *w, const float *x, int64_t ldx, int64_t rows, int64_t n0,
+                        int64_t n1, float *y, int64_t ldy);
+
+/* Sixteen bf16 to fp32. */
+static inline __m512 ccq_widen16(const uint16_t *x)
+{
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)x));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
 
 /* Sixteen fp32 to the nearest bf16, kept in fp32: ccq_round_bf16. */
 static inline __m512 ccq_round16(__m512 x)
