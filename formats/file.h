@@ -46,6 +46,13 @@ char *ccq_path_join(const char *dir, const char *name);
 /* Free bytes of the file system that holds path or its nearest existing parent. */
 ccq_code ccq_path_free_bytes(const char *path, uint64_t *bytes, ccq_error *err);
 
+/* One file that appears whole: a new file under a name of its own beside path; *tmp is
+ * malloc'd. path must be absent or a regular file (CREATE). */
+ccq_code ccq_temp_open(const char *path, char **tmp, int *fd, ccq_error *err);
+/* fsync, close (fd is gone in any case), rename to path, sync its directory. On failure
+ * the caller removes tmp. */
+ccq_code ccq_temp_commit(const char *path, const char *tmp, int fd, ccq_error *err);
+
 /* ---- Output ---------------------------------------------------------------
  * All work happens in OUT/.ccq/stage. Commit renames into place, config.json
  * last, so a loader sees the old directory, an unfinished one that it cannot

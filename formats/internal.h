@@ -128,10 +128,5 @@ ccq_code ccq_old_check(const char *out, int overwrite, ccq_error *err);
 ccq_code ccq_old_clear(const char *out, ccq_error *err);
 /* One file; not being there is fine. */
 ccq_code ccq_old_remove(const char *out, const char *name, ccq_error *err);
-/* A new file under a name of its own beside path; *tmp is malloc'd. path must be absent or
- * a regular file. */
-ccq_code ccq_temp_open(const char *path, char **tmp, int *fd, ccq_error *err);
-/* fsync, close (fd is gone in any case), rename to path, sync its directory. */
-ccq_code ccq_temp_commit(const char *path, const char *tmp, int fd, ccq_error *err);
 
 #endif

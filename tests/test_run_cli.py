@@ -13,11 +13,14 @@ import math
 import os
 import pathlib
 import random
+import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 import zipfile
 
@@ -283,6 +286,54 @@ class Statistics(Case):
         self.assertIn("warning", run("--perplexity", ids, "--window", 10, MICRO)[1])
 
 
+    def test_one_row(self):
+        """No spread, so no error figure: no nan, no ±, and a gate on one is refused."""
+        tokens = self.file("t.npy", npy("<i4", [2], [5, 6]))
+        args = "--perplexity", tokens, "--window", 2
+        out = run(*args, MICRO)[0]
+        self.assertIn("Mean PPL(Q)                   : ", out)
+        both = run("--baseline", MICRO, "--tokens", tokens, "--window", 2, MICRO)[0]
+        self.assertIn("Mean    KLD: ", both)
+        self.assertIn("Same top p: 100.000 %", both)
+        for text in out, both:
+            self.assertNotIn("±", text)
+            self.assertNotIn("nan", text)
+        s = document(*args, MICRO)["statistics"]
+        self.assertEqual({k for k in s if k.endswith("_se")}, set())
+        gate = self.file("g.json", '{"max": {"nll_se": 1}}')
+        run(*args, "--gate", gate, MICRO, status=64)
+
+    def test_settings_are_said(self):
+        """Figures that are not those of the served weights say so wherever they stand."""
+        args = "--perplexity", MICRO / "tokens_test.npy", "--window", 512
+        out, err = run(*args, MICRO)
+        for word in "rounding", "OpenBLAS", "Set  ":
+            self.assertNotIn(word, out + err)
+        for rounding in "none", "unzip":
+            out, err = run("--wint2-rounding", rounding, *args, MICRO)
+            self.assertRegex(out, f"(?m)^Wint2 rounding +: {rounding}, not ")
+            self.assertIn("--wint2-rounding " + rounding, err)
+        model = self.copy_of_micro()
+        config = json.loads((model / "config.json").read_text())
+        theta = config.pop("rope_theta")
+        (model / "config.json").write_text(json.dumps(config))
+        gap = "--set", f"rope_theta={theta}"
+        out, err = run(*gap, *args, model)
+        self.assertRegex(out, "(?m)^Set +: rope_theta=")
+        self.assertIn("--set rope_theta=", err)
+        meta = lambda *a: json.loads(bytes(self.saved("--prompt-ids", 1, "--max-tokens", 1, *a)
+                                           ["meta"][1]))["generator"]
+        self.assertNotIn("rounding", meta(MICRO))
+        said = meta("--wint2-rounding", "none", "--fp32-logits", *gap, model)
+        for word in "--wint2-rounding none", "--fp32-logits", "--set rope_theta=":
+            self.assertIn(word, said)
+        if "openblas: built" in run("--version")[0]:
+            out, err = run("--blas", *args, MICRO)
+            self.assertRegex(out, "(?m)^Products +: OpenBLAS")
+            self.assertIn("--blas", err)
+            self.assertIn("--blas", meta("--blas", MICRO))
+
+
 class Gates(Case):
     def models(self):
         yield MICRO
@@ -323,6 +374,28 @@ class Gates(Case):
         doc = document("--gate", gate, "--reference", MICRO / "reference.npz", MICRO, status=1)
         self.assertEqual([(g["name"], g["ok"]) for g in doc["gates"]],
                          [("mean_kld", False), ("same_top", True)])
+
+    def test_near_misses_can_be_told(self):
+        """A cosine of 1 - 1e-9 against a limit of 1 is not printed as 1 against 1."""
+        gate = self.file("g.json", '{"min": {"min_cosine": 1}}')
+        out, err = run("--numerics", "exact", "--gate", gate, "--reference",
+                       MICRO / "reference.npz", MICRO, status=1)
+        line = [l for l in out.splitlines() if l.startswith("min_cosine")][0].split()
+        self.assertNotEqual(line[1], line[3])
+        self.assertIn(f"is {line[1]}, at least 1 wanted", err)
+
+    def test_names_only_once(self):
+        for text in '{"max": {"rows": 1, "rows": 1e9}}', '{"max": {}, "max": {}}':
+            gate = self.file("g.json", text)
+            run("--gate", gate, "--reference", MICRO / "reference.npz", MICRO, status=65)
+
+    def test_man_page_lists_every_name(self):
+        source = (TOP.parent / "libccq" / "compare.h").read_text()
+        names = set(re.findall(r"X\((\w+)\)", source.split("typedef")[0])) - {"X"}
+        self.assertGreater(len(names), 50)
+        page = (TOP.parent / "docs" / "ccq-run.1").read_text()
+        words = set(re.findall(r"\w+", page.split(".Sh STATISTICS")[1].split(".Sh ")[0]))
+        self.assertEqual(names - words, set())
 
     def test_figures_that_are_not_there(self):
         tokens = self.file("t.npy", npy("<i4", [20], range(20)))
@@ -465,7 +538,32 @@ class Generation(Case):
         plain, chat = count("--prompt", "User: Hi\nAssistant: "), count("--chat", "--prompt", "Hi")
         self.assertEqual(chat, plain + 1)  # the id that begins the sentence
         (model / "added_tokens.json").write_text('{"<|x|>": "400"}')
-        run("--prompt", "x", model, status=65)
+        err = run("--prompt", "x", model, status=65)[1]
+        self.assertIn(str(model / "added_tokens.json"), err)
+
+    def test_added_tokens_above_the_pieces(self):
+        """They may stand in prompts, and the one that ends a sentence may be drawn."""
+        model = self.copy_of_micro()
+        shutil.copyfile(MICRO / "tokenizer.model", model / "tokenizer.model")
+        added = {"<|begin_of_sentence|>": 505, "<|x|>": 507, "<|far|>": 600}
+        (model / "added_tokens.json").write_text(json.dumps(added))
+        ids = "--max-tokens", 1, "--prompt-ids"
+        valid = lambda *a: document(*a, model)["valid_vocab"]
+        self.assertEqual(valid(*ids, "507,505"), 500)
+        for bad in 503, 512, 600:
+            run(*ids, bad, model, status=64)
+        (model / "added_tokens.json").write_text(
+            json.dumps({**added, "<|end_of_sentence|>": 506}))
+        self.assertEqual(valid(*ids, "507,506"), 507)
+        self.assertEqual(valid("--ignore-eos", *ids, "507"), 500)
+        self.assertEqual(valid("--valid-vocab", 400, *ids, "507"), 400)
+        for bad in 500, 503, 600:  # as before: no piece and no added token
+            run(*ids, bad, model, status=64)
+        best = document("--prompt-ids", 5, "--max-tokens", 40, "--temperature", 50, model)
+        self.assertTrue(max(best["sequences"][0]["ids"]) < 507)
+        if "sentencepiece: built" in run("--version")[0]:
+            s = document("--chat", "--prompt", "hello<|x|>", "--max-tokens", 2, model)
+            self.assertGreater(s["sequences"][0]["prompt_tokens"], 3)
 
     def test_logprobs_and_trace(self):
         trace = self.dir / "t.jsonl"
@@ -538,8 +636,10 @@ class Files(Case):
         (self.dir / "hop").symlink_to(model)
         kept = {p: p.read_bytes() for p in (ref, tokens, lines, gate)}
         for out in "--trace", "--save-reference":
-            for args in ([*self.IDS, out, model / "model.safetensors"], [*self.IDS, out, model / "x"],
-                         [*self.IDS, out, self.dir / "hop" / "new"], [*self.IDS, out, self.dir / "link"],
+            for args in ([*self.IDS, out, model / "model.safetensors"],
+                         [*self.IDS, out, model / "x"],
+                         [*self.IDS, out, self.dir / "hop" / "new"],
+                         [*self.IDS, out, self.dir / "link"],
                          [*self.IDS, out, other / "x", "--baseline", other, "--tokens", tokens],
                          [*self.IDS, out, tokens, "--baseline", other, "--tokens", tokens],
                          [*self.IDS, out, tokens, "--perplexity", tokens],
@@ -646,6 +746,13 @@ class Refusals(Case):
         bare = self.dir / "bare"
         bare.mkdir()
         run(*ids, bare, status=65)
+
+    def test_bias(self):
+        """A model that says it has biases is refused, whether any is stored or not."""
+        model = self.copy_of_micro()
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps({**config, "use_bias": True}))
+        self.assertIn("bias", run("--prompt-ids", 1, model, status=65)[1])
 
     def test_without_a_tokenizer(self):
         model = self.copy_of_micro()

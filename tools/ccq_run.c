@@ -47,7 +47,8 @@ static const cli_option options[] = {
      "ids below N count (default: tokenizer pieces to sample, the\nreference's or all to compare)"},
     {NULL, 0, "set", "KEY=VALUE", "fill a gap in config.json; repeatable"},
     {NULL, 0, "prefill-rows", "N", "rows of a prefill step (default 2048)"},
-    {NULL, 0, "trace", "FILE", "write the router's choices, one JSON line a token and layer"},
+    {NULL, 0, "trace", "FILE",
+     "write the router's choices, one JSON line a token and layer;\nit appears at the end of the run"},
     CLI_COMMON,
 };
 
@@ -224,20 +225,6 @@ static void announce(const run *r)
     cli_note(r->cli, "valid vocabulary %" PRId64 " of %" PRId64, r->valid, r->vocab);
 }
 
-static ccq_code close_trace(run *r, ccq_error *err)
-{
-    FILE *f = r->trace;
-    int failed;
-
-    if (!f)
-        return CCQ_OK;
-    failed = ferror(f);
-    r->trace = NULL;
-    if (fclose(f) || failed)
-        return ccq_fail(err, CCQ_IO, "%s: the trace could not be written", r->o->trace);
-    return CCQ_OK;
-}
-
 static ccq_code work(run *r, ccq_error *err)
 {
     ccq_code code = CCQ_OK;
@@ -255,7 +242,7 @@ static ccq_code work(run *r, ccq_error *err)
     announce(r);
     if (r->o->save_reference && (code = run_save(r, err)))
         return code;
-    return close_trace(r, err);
+    return run_trace_commit(r, err);
 }
 
 int main(int argc, char **argv)
@@ -271,6 +258,7 @@ int main(int argc, char **argv)
              options, argc, argv);
     if (parse(&c, &o, &status))
         return status;
+    run_catch_signals();
     if (run_open(&r, &err) || work(&r, &err))
         status = cli_fail(&c, &err);
     else

@@ -167,17 +167,23 @@ ccq_code prompts_add_file(prompt_list *p, const char *path, ccq_error *err)
 
 /* ---- Checks ------------------------------------------------------------------------------- */
 
-static ccq_code check(const prompt_list *p, const run_prompt *q, int64_t valid, int64_t context,
-                      ccq_error *err)
+static int is_good(const prompt_list *p, int32_t id, int64_t valid, int64_t vocab)
+{
+    return id >= 0 && (id < valid || (id < vocab && text_is_added(p->text, id)));
+}
+
+static ccq_code check(const prompt_list *p, const run_prompt *q, int64_t valid, int64_t vocab,
+                      int64_t context, ccq_error *err)
 {
     ccq_code wrong = q->from_file ? CCQ_REFERENCE : CCQ_USAGE;
 
     if (!q->count)
         return ccq_fail(err, wrong, "%s: the prompt is empty", q->place);
     for (size_t i = 0; i < q->count; i++)
-        if (q->ids[i] < 0 || q->ids[i] >= valid)
-            return ccq_fail(err, wrong, "%s: id %d (number %zu) is outside [0, %lld)", q->place,
-                            (int)q->ids[i], i, (long long)valid);
+        if (!is_good(p, q->ids[i], valid, vocab))
+            return ccq_fail(err, wrong,
+                            "%s: id %d (number %zu) is outside [0, %lld) and no added token",
+                            q->place, (int)q->ids[i], i, (long long)valid);
     for (size_t i = 0; i < q->stop_count; i++)
         if (q->stop_ids[i] < 0)
             return ccq_fail(err, wrong, "%s: stop id %d", q->place, (int)q->stop_ids[i]);
@@ -200,14 +206,15 @@ static ccq_code append_ends(run_prompt *q, const int32_t *end, size_t ends, ccq_
     return CCQ_OK;
 }
 
-ccq_code prompts_check(prompt_list *p, int64_t valid, int64_t context, const int32_t *end,
-                       size_t ends, ccq_error *err)
+ccq_code prompts_check(prompt_list *p, int64_t valid, int64_t vocab, int64_t context,
+                       const int32_t *end, size_t ends, ccq_error *err)
 {
     ccq_code code;
 
     for (size_t i = 0; i < p->count; i++) {
         run_prompt *q = &p->at[i];
-        if ((code = check(p, q, valid, context, err)) || (code = append_ends(q, end, ends, err)))
+        if ((code = check(p, q, valid, vocab, context, err)) ||
+            (code = append_ends(q, end, ends, err)))
             return code;
         if (!q->has_seed)
             q->sampling.seed += i;

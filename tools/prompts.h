@@ -46,8 +46,9 @@ ccq_code prompts_add_file(prompt_list *p, const char *path, ccq_error *err);
 ccq_code prompts_add_array(prompt_list *p, const char *place, const int32_t *ids, size_t count,
                            ccq_error *err);
 /* Every prompt against vocabulary and context, before anything runs; then seeds
- * are numbered and end ids appended. */
-ccq_code prompts_check(prompt_list *p, int64_t valid, int64_t context, const int32_t *end,
-                       size_t ends, ccq_error *err);
+ * are numbered and end ids appended. An id is good below valid, and below vocab when it
+ * is an added token. */
+ccq_code prompts_check(prompt_list *p, int64_t valid, int64_t vocab, int64_t context,
+                       const int32_t *end, size_t ends, ccq_error *err);
 
 #endif

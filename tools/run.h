@@ -75,8 +75,10 @@ typedef struct run {
     prompt_list prompts;
     ccq_reference *ref;
     run_window_list windows;
-    FILE *trace;
+    FILE *trace; /* NULL: none */
+    char *trace_tmp;
     int64_t vocab, valid; /* valid: what may be drawn */
+    int64_t valid_prompt; /* what a prompt may hold, beside added tokens */
     int64_t valid_compare;
     int32_t end[16];
     size_t ends;
@@ -98,6 +100,18 @@ typedef struct run {
 ccq_code run_open(run *r, ccq_error *err);
 void run_close(run *r);
 void run_hooks(run *r, ccq_run_hooks *hooks);
+/* run_files.c: inputs that cannot be read as files, outputs that would hurt an input. */
+ccq_code run_check_files(const run *r, ccq_error *err);
+/* run_trace.c: the trace is written beside its place and takes it at the end. */
+ccq_code run_trace_open(run *r, ccq_error *err);
+void run_trace_row(void *ctx, size_t sequence, int64_t position, int32_t id,
+                   const ccq_routes *one);
+ccq_code run_trace_commit(run *r, ccq_error *err);
+void run_trace_abandon(run *r);
+/* run_stop.c: SIGINT and SIGTERM. */
+void run_catch_signals(void);
+int run_stopped(void *unused);
+ccq_code run_check_stop(ccq_error *err); /* INTERRUPTED when one came */
 /* run_generate.c: one sequence a prompt. greedy: argmax whatever they say. */
 ccq_code run_generate(run *r, int greedy, ccq_error *err);
 /* What can be refused before weights are read: the reference against the model, the

@@ -3,7 +3,6 @@
 
 #include "formats/file.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,7 +44,8 @@ static ccq_code open_model(run *r, const ccq_source *src, ccq_model **model, ccq
                            .rounding = r->o->rounding,
                            .fp32_logits = r->o->fp32_logits,
                            .blas = r->o->blas,
-                           .pool = r->pool};
+                           .pool = r->pool,
+                           .cancelled = run_stopped};
     char size[16];
     double t = now();
     ccq_code code;
@@ -85,16 +85,25 @@ static ccq_code choose_valid(run *r, ccq_error *err)
     return CCQ_OK;
 }
 
+/* An end id among the added tokens lies above the pieces of the tokenizer: what may be
+ * drawn reaches up to it, or a sequence could never end there. */
+static void add_end(run *r, int64_t id)
+{
+    if (id < 0 || id > INT32_MAX)
+        return;
+    r->end[r->ends++] = (int32_t)id;
+    if (!r->o->valid && id >= r->valid && id < r->vocab && text_is_added(r->text, (int32_t)id))
+        r->valid = id + 1;
+}
+
 static void choose_ends(run *r)
 {
-    int32_t id = text_id(r->text, "<|end_of_sentence|>");
-
+    r->valid_prompt = r->valid;
     if (r->o->ignore_eos)
         return;
     for (int i = 0; i < r->src->arch.eos_count; i++)
-        r->end[r->ends++] = (int32_t)r->src->arch.eos[i];
-    if (id >= 0)
-        r->end[r->ends++] = id;
+        add_end(r, r->src->arch.eos[i]);
+    add_end(r, text_id(r->text, "<|end_of_sentence|>"));
 }
 
 /* ---- Prompts ----------------------------------------------------------------------------- */
@@ -147,10 +156,11 @@ static ccq_code open_prompts(run *r, ccq_error *err)
         return code;
     if (o->sources.count && !p->count)
         return ccq_fail(err, CCQ_REFERENCE, "%s: no prompt in it", o->sources.at[0]);
-    return prompts_check(p, r->valid, r->src->arch.max_position, r->end, r->ends, err);
+    return prompts_check(p, r->valid_prompt, r->vocab, r->src->arch.max_position, r->end, r->ends,
+                         err);
 }
 
-/* ---- Trace and other hooks ------------------------------------------------------------------ */
+/* ---- Hooks ------------------------------------------------------------------------------ */
 
 static void on_memory(void *ctx, uint64_t cache, uint64_t work)
 {
@@ -161,28 +171,6 @@ static void on_memory(void *ctx, uint64_t cache, uint64_t work)
     r->work_bytes = work > r->work_bytes ? work : r->work_bytes;
     cli_note(r->cli, "KV cache %s, work space %s", cli_bytes(a, sizeof a, cache),
              cli_bytes(b, sizeof b, work));
-}
-
-/* One line a (token, MoE layer). */
-static void on_trace(void *ctx, size_t sequence, int64_t position, int32_t id,
-                     const ccq_routes *one)
-{
-    run *r = ctx;
-
-    for (int64_t i = 0; i < one->layers; i++) {
-        fprintf(r->trace,
-                "{\"sequence\":%zu,\"position\":%" PRId64 ",\"id\":%d,\"layer\":%d,\"experts\":[",
-                sequence, position, (int)id, (int)ccq_model_moe_layer(r->model, i));
-        for (int64_t k = 0; k < one->k; k++)
-            fprintf(r->trace, "%s%d", k ? "," : "", (int)one->ids[i * one->k + k]);
-        fputs("],\"weights\":[", r->trace);
-        for (int64_t k = 0; k < one->k; k++)
-            fprintf(r->trace, "%s%.9g", k ? "," : "", (double)one->weights[i * one->k + k]);
-        fputc(']', r->trace);
-        if (one->margin[i] <= 3e38f)
-            fprintf(r->trace, ",\"margin\":%.9g", (double)one->margin[i]);
-        fputs("}\n", r->trace);
-    }
 }
 
 static void on_progress(void *ctx, uint64_t done, uint64_t total)
@@ -197,7 +185,7 @@ void run_hooks(run *r, ccq_run_hooks *hooks)
 {
     hooks->ctx = r;
     hooks->memory = on_memory;
-    hooks->trace = r->trace ? on_trace : NULL;
+    hooks->trace = r->trace ? run_trace_row : NULL;
     hooks->progress = on_progress;
 }
 
@@ -217,22 +205,28 @@ static ccq_code open_files(run *r, ccq_error *err)
     return CCQ_OK;
 }
 
-static ccq_code open_trace(run *r, ccq_error *err)
+/* Options that change what figures mean; they are in the report too. */
+static void note_settings(const run *r)
 {
-    if (!r->o->trace)
-        return CCQ_OK;
-    r->trace = fopen(r->o->trace, "w");
-    if (!r->trace)
-        return ccq_fail(err, CCQ_CREATE, "%s: %s", r->o->trace, strerror(errno));
-    return CCQ_OK;
+    char shown[200];
+
+    if (r->o->rounding != CCQ_ROUND_FUSED)
+        cli_note(r->cli, "--wint2-rounding %s: not the weights that are served",
+                 r->o->rounding == CCQ_ROUND_NONE ? "none" : "unzip");
+    if (r->o->blas)
+        cli_note(r->cli, "--blas: the last bits depend on threads and batch");
+    for (size_t i = 0; i < r->o->set.count; i++)
+        cli_note(r->cli, "--set %s",
+                 ccq_escape(shown, sizeof shown, r->o->set.at[i], strlen(r->o->set.at[i])));
 }
 
 /* Headers and small files only: what is wrong shows before weights are read. */
 static ccq_code open_headers(run *r, ccq_error *err)
 {
-    ccq_code code = open_source(r, r->o->model, 1, &r->src, err);
+    ccq_code code = run_check_files(r, err);
 
-    if (code || (code = open_files(r, err)) || (code = text_open(&r->text, r->src->dir, err)) ||
+    if (code || (code = open_source(r, r->o->model, 1, &r->src, err)) ||
+        (code = open_files(r, err)) || (code = text_open(&r->text, r->src->dir, err)) ||
         (code = choose_valid(r, err)) || (r->ref && (code = run_check_reference(r, err))))
         return code;
     choose_ends(r);
@@ -246,7 +240,10 @@ static ccq_code open_headers(run *r, ccq_error *err)
         return code;
     if (r->o->save_reference && (code = run_check_save(r, err)))
         return code;
-    return open_trace(r, err);
+    note_settings(r);
+    if ((code = run_check_stop(err)))
+        return code;
+    return run_trace_open(r, err);
 }
 
 ccq_code run_open(run *r, ccq_error *err)
@@ -276,8 +273,7 @@ void run_close(run *r)
     free(r->sequence);
     free(r->greedy);
     free(r->gates);
-    if (r->trace)
-        fclose(r->trace);
+    run_trace_abandon(r);
     prompts_free(&r->prompts);
     run_free_windows(&r->windows);
     ccq_reference_free(r->ref);

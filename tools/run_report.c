@@ -217,15 +217,29 @@ static int print_sequences(const run *r)
     return CLI_OK;
 }
 
+/* Value and limit with as many digits as it takes to tell them apart. */
+static void two_numbers(const ccq_gate *g, char value[32], char limit[32])
+{
+    for (int digits = 6; digits <= 17; digits++) {
+        snprintf(value, 32, "%.*g", digits, g->value);
+        snprintf(limit, 32, "%.*g", digits, g->limit);
+        if (strcmp(value, limit))
+            return;
+    }
+}
+
 static void print_gates(const run *r)
 {
+    char value[32], limit[32];
+
     if (!r->gate_count)
         return;
     printf("====== Gates ======\n");
     for (size_t i = 0; i < r->gate_count; i++) {
         const ccq_gate *g = &r->gates[i];
-        printf("%-24s %.6g %s %.6g  %s\n", ccq_figure_name(g->figure), g->value,
-               g->min ? ">=" : "<=", g->limit, g->ok ? "ok" : "MISSED");
+        two_numbers(g, value, limit);
+        printf("%-24s %s %s %s  %s\n", ccq_figure_name(g->figure), value, g->min ? ">=" : "<=",
+               limit, g->ok ? "ok" : "MISSED");
     }
 }
 
@@ -241,6 +255,7 @@ static void note_timing(const run *r)
 
 int run_report(run *r)
 {
+    char value[32], limit[32];
     int status;
 
     if (r->cli->json) {
@@ -256,9 +271,11 @@ int run_report(run *r)
     note_timing(r);
     for (size_t i = 0; i < r->gate_count; i++) {
         const ccq_gate *g = &r->gates[i];
-        if (!g->ok)
-            cli_error(r->cli, "gate missed: %s is %.6g, %s %.6g wanted", ccq_figure_name(g->figure),
-                      g->value, g->min ? "at least" : "at most", g->limit);
+        if (g->ok)
+            continue;
+        two_numbers(g, value, limit);
+        cli_error(r->cli, "gate missed: %s is %s, %s %s wanted", ccq_figure_name(g->figure), value,
+                  g->min ? "at least" : "at most", limit);
     }
     if (status)
         return status;

@@ -42,18 +42,47 @@ static ccq_code save_block(void *ctx, const ccq_eval_block *b, ccq_error *err)
     return CCQ_OK;
 }
 
+/* The settings that logits depend on, where they are not the default ones. */
+static char *generator(const run *r)
+{
+    static const char *const rounding[] = {"fused", "unzip", "none"};
+    const run_options *o = r->o;
+    char *line = NULL;
+    size_t size;
+    FILE *f = open_memstream(&line, &size);
+    int bad;
+
+    if (!f)
+        return NULL;
+    fprintf(f, "ccq-run --numerics %s", o->numerics == CCQ_EXACT ? "exact" : "fastdeploy");
+    if (o->rounding != CCQ_ROUND_FUSED)
+        fprintf(f, " --wint2-rounding %s", rounding[o->rounding]);
+    if (o->blas)
+        fputs(" --blas", f);
+    if (o->fp32_logits)
+        fputs(" --fp32-logits", f);
+    if (o->order >= 0)
+        fprintf(f, " --k-order %s", o->order == CCQ_ORDER_PLAIN ? "plain" : "fastdeploy");
+    for (size_t i = 0; i < o->set.count; i++)
+        fprintf(f, " --set %s", o->set.at[i]);
+    fprintf(f, " --save-reference, %zu prompts", r->prompts.count);
+    bad = ferror(f);
+    if (fclose(f) || bad) {
+        free(line);
+        return NULL;
+    }
+    return line;
+}
+
 static int fill_meta(const run *r, ccq_reference *f)
 {
-    char line[256];
     size_t size;
     const char *config = ccq_config_text(r->src->config, &size);
 
     f->producer = strdup("ccq-run " CCQ_VERSION);
     f->numerics = strdup(r->o->numerics == CCQ_EXACT ? "exact" : "fastdeploy");
     f->weights = strdup(r->src->arch.quantized ? "dequantized" : "bf16");
-    snprintf(line, sizeof line, "ccq-run --numerics %s --save-reference, %zu prompts",
-             r->o->numerics == CCQ_EXACT ? "exact" : "fastdeploy", r->prompts.count);
-    f->generator = strdup(line);
+    f->generator = generator(r);
     f->config_crc32 = (uint32_t)crc32(0, (const unsigned char *)config, (unsigned)size);
     f->vocab_valid = r->valid;
     return f->producer && f->numerics && f->weights && f->generator;
@@ -165,6 +194,8 @@ ccq_code run_save(run *r, ccq_error *err)
         code = no_memory(err);
     else
         code = evaluate_all(r, f, prompts, err);
+    if (!code)
+        code = run_check_stop(err);
     if (!code)
         code = ccq_reference_save(f, r->o->save_reference, err);
     ccq_reference_free(f);

@@ -3,7 +3,7 @@
 #include "tools/run.h"
 
 #include <inttypes.h>
-#include <math.h>
+#include <string.h>
 
 enum { FEW_ROWS = 100 };
 
@@ -19,8 +19,10 @@ static int has(const run *r, ccq_figure f)
 
 static void pair(const run *r, const char *label, ccq_figure f, ccq_figure se)
 {
-    if (has(r, f))
+    if (has(r, f) && has(r, se))
         printf("%s: %10.6f ± %10.6f\n", label, value(r, f), value(r, se));
+    else if (has(r, f))
+        printf("%s: %10.6f\n", label, value(r, f));
 }
 
 typedef struct line {
@@ -60,7 +62,10 @@ static void divergence(const run *r)
 
 static void percent(const run *r, const char *label, ccq_figure f, ccq_figure se)
 {
-    printf("%s: %6.3f ± %5.3f %%\n", label, 100 * value(r, f), 100 * value(r, se));
+    if (has(r, se))
+        printf("%s: %6.3f ± %5.3f %%\n", label, 100 * value(r, f), 100 * value(r, se));
+    else
+        printf("%s: %6.3f %%\n", label, 100 * value(r, f));
 }
 
 static void probability(const run *r)
@@ -103,6 +108,24 @@ static void greedy(const run *r)
     }
 }
 
+/* What was asked for that changes what the figures mean. */
+static void settings(const run *r)
+{
+    const run_options *o = r->o;
+    char shown[200];
+
+    if (o->rounding != CCQ_ROUND_FUSED)
+        printf("Wint2 rounding           : %s, not the weights that are served\n",
+               o->rounding == CCQ_ROUND_NONE ? "none" : "unzip");
+    if (o->blas)
+        printf("Products                 : OpenBLAS, last bits depend on threads and batch\n");
+    if (o->fp32_logits && o->numerics == CCQ_FASTDEPLOY)
+        printf("Logits                   : not rounded to bf16\n");
+    for (size_t i = 0; i < o->set.count; i++)
+        printf("Set                      : %s\n",
+               ccq_escape(shown, sizeof shown, o->set.at[i], strlen(o->set.at[i])));
+}
+
 static void rest(const run *r)
 {
     static const line lines[] = {
@@ -122,8 +145,7 @@ static void rest(const run *r)
     printf("Rows                     : %.0f\n", value(r, CCQ_FIG_rows));
     printf("Rows with a next token   : %.0f\n", value(r, CCQ_FIG_target_rows));
     printf("Valid vocabulary         : %" PRId64 "\n", r->valid_compare);
-    if (r->o->rounding == CCQ_ROUND_NONE)
-        printf("Wint2 rounding           : none, not the weights that are served\n");
+    settings(r);
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
         ccq_figure f = lines[i].figure;
         double v = value(r, f);

@@ -4,6 +4,7 @@
 #include "formats/file.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* What a block of logits is compared with. */
 typedef struct job {
@@ -67,6 +68,7 @@ static ccq_code load_tokens(const run *r, const char *path, run_window_list *w, 
 static ccq_code window_length(const run *r, const char *path, run_window_list *w, ccq_error *err)
 {
     int64_t context = r->src->arch.max_position;
+    char shown[512];
 
     if (r->base_src && r->base_src->arch.max_position < context)
         context = r->base_src->arch.max_position;
@@ -74,6 +76,9 @@ static ccq_code window_length(const run *r, const char *path, run_window_list *w
         return ccq_fail(err, CCQ_USAGE, "--window %lld: the context is %lld",
                         (long long)r->o->window, (long long)context);
     w->length = r->o->window ? r->o->window : context < 2048 ? context : 2048;
+    if (!w->count)
+        return ccq_fail(err, CCQ_REFERENCE, "%s: no token in it",
+                        ccq_escape(shown, sizeof shown, path, strlen(path)));
     w->number = w->count / (size_t)w->length;
     if (!w->number)
         return ccq_fail(err, CCQ_USAGE, "%s: %zu tokens do not fill a window of %lld (--window)",

@@ -23,6 +23,7 @@ struct text {
     spm *spm;
     added *added; /* of added_tokens.json, longest first */
     size_t count;
+    uint8_t starts[256]; /* 1: the first byte of an added token */
 };
 
 /* ---- Added tokens ------------------------------------------------------------------ */
@@ -57,8 +58,10 @@ static int next_added(text *t, ccq_json *json)
     return 1;
 }
 
-static ccq_code parse_added(text *t, const char *data, size_t size, ccq_error *err)
+static ccq_code parse_added(text *t, const char *path, const char *data, size_t size,
+                            ccq_error *err)
 {
+    char shown[512];
     ccq_json json;
     int more;
 
@@ -71,7 +74,10 @@ static ccq_code parse_added(text *t, const char *data, size_t size, ccq_error *e
         more = next_added(t, &json);
     ccq_json_free(&json);
     if (more)
-        return ccq_fail(err, CCQ_JSON, "added_tokens.json: an object of \"token\": id is wanted");
+        return ccq_fail(err, CCQ_JSON, "%s: an object of \"token\": id is wanted",
+                        ccq_escape(shown, sizeof shown, path, strlen(path)));
+    for (size_t i = 0; i < t->count; i++)
+        t->starts[(unsigned char)t->added[i].name[0]] = 1;
     qsort(t->added, t->count, sizeof *t->added, longest_first);
     return CCQ_OK;
 }
@@ -87,7 +93,7 @@ static ccq_code read_added(text *t, const char *dir, ccq_error *err)
     if (ccq_path_exists(path)) {
         code = ccq_file_load(path, MAX_ADDED, CCQ_NO_INPUT, &data, &size, err);
         if (!code)
-            code = parse_added(t, data, size, err);
+            code = parse_added(t, path, data, size, err);
     }
     free(data);
     free(path);
@@ -164,6 +170,14 @@ int32_t text_id(const text *t, const char *name)
     return t ? (int32_t)pieces_find(t->model, t->size, name) : -1;
 }
 
+int text_is_added(const text *t, int32_t id)
+{
+    for (size_t i = 0; t && i < t->count; i++)
+        if (t->added[i].id == id)
+            return 1;
+    return 0;
+}
+
 ccq_code text_usable(const text *t, const char *dir, ccq_error *err)
 {
     if (!t)
@@ -216,6 +230,8 @@ static ccq_code append_gap(const text *t, list *l, const char *s, size_t size, c
 
 static const added *match(const text *t, const char *s, size_t size)
 {
+    if (!t->starts[(unsigned char)*s])
+        return NULL;
     for (size_t i = 0; i < t->count; i++)
         if (t->added[i].size <= size && !memcmp(t->added[i].name, s, t->added[i].size))
             return &t->added[i];

@@ -15,6 +15,8 @@ void text_close(text *t); /* NULL is fine */
 int64_t text_pieces(const text *t);
 /* The id of an added token or a piece, -1 when absent or t is NULL. */
 int32_t text_id(const text *t, const char *name);
+/* 1 when id is one of added_tokens.json. */
+int text_is_added(const text *t, int32_t id);
 /* OK, or why text cannot be used: no tokenizer (USAGE), not built in (UNAVAILABLE). */
 ccq_code text_usable(const text *t, const char *dir, ccq_error *err);
 /* Added tokens are cut out first, longest match; no BOS or EOS. The caller frees
