@@ -220,6 +220,53 @@ class Deep(Case):
             self.usage(*args, mixed())
 
 
+class Large(Case):
+    """A tensor of several chunks: sums and places go across them."""
+    EMBED, VOCAB = "ernie.embed_tokens.weight", 36000  # 9.2 MB; a chunk is 4 MiB
+
+    def setUp(self):
+        super().setUp()
+        source, self.out = self.dir / "source", self.dir / "out"
+        shutil.copytree(MICRO, source)
+        edit_config(source, lambda c: c.update(vocab_size=self.VOCAB))
+        t = read(source)
+        for name, shape in ((self.EMBED, [self.VOCAB, 128]), ("lm_head.weight", [128, self.VOCAB])):
+            rng = random.Random(SEED)
+            row = bytes(rng.randrange(64) for _ in range(510))  # finite, of no power of 2
+            t[name][1:] = shape, (row * (self.VOCAB * 256 // 510 + 1))[:self.VOCAB * 256]
+        write(source, t)
+        r = base.tool("-q", "--effort", "fast", source, self.out, binary=base.QUANTIZE)
+        self.assertEqual(r.returncode, 0, r.stderr)
+        self.start = self.document("--tensor", "embed", self.out)["tensors"][0]["stored"][0][
+            "offset"]
+
+    def test_large(self):
+        self.assertEqual(self.verify(self.out), ([], []))
+        other = self.dir / "other"
+        shutil.copytree(self.out, other)
+        path = other / "model.safetensors"
+        good = path.read_bytes()
+        for element in (0, (4 << 19) + 5, self.VOCAB * 128 - 1):
+            bad = bytearray(good)
+            struct.pack_into("<H", bad, self.start + 2 * element, 0x7FC0)
+            path.write_bytes(bad)
+            found, _ = self.verify(other)
+            self.assertEqual([(f["code"], f["tensor"]) for f in found],
+                             [("MANIFEST", self.EMBED), ("NONFINITE", self.EMBED)])
+            self.assertIn(f"1 non-finite values, first at [{element}]", found[1]["message"])
+            diff = self.document("--compare", other, self.out, status=(1,))["compare"]
+            self.assertEqual([(x["name"], x["element"], x["index"], x["other"])
+                              for x in diff["differences"]],
+                             [(self.EMBED, element, [element // 128, element % 128], "nan (7fc0)")])
+            got = self.document("--values", "--tensor", "embed", other)["tensors"][0]
+            self.assertEqual(got["nonfinite_at"], [[element // 128, element % 128]])
+        bad = bytearray(good)
+        bad[self.start:self.start + self.VOCAB * 256 - 1] = bytes(self.VOCAB * 256 - 1)
+        bad[self.start + self.VOCAB * 256 - 1] = 1  # one byte that is not zero, in the last chunk
+        path.write_bytes(bad)
+        self.assertEqual(self.verify(other)[1], [])
+
+
 class Fp8(Case):
     def test_rules(self):
         source = model("--scheme", "block_wise_fp8")
