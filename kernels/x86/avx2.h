@@ -13,6 +13,8 @@ void ccq_round_avx2(const float *x, int64_t count, float *y);
 void ccq_unpack_avx2(const ccq_weight *w, int64_t k0, int64_t kc, int64_t n0, float *panel);
 void ccq_product_avx2(const float *x, int64_t ldx, int64_t rows, const float *panel, int64_t kc,
                       float *acc, int64_t ldacc);
+int64_t ccq_gemv_avx2(const ccq_weight *w, const float *x, int64_t ldx, int64_t rows, int64_t n0,
+                      int64_t n1, float *y, int64_t ldy);
 void ccq_rms_avx2(const float *x, const float *g, int64_t h, float eps, int bf16, float *y);
 void ccq_swiglu_avx2(const float *gu, int64_t n, int bf16, float *a);
 void ccq_rope_avx2(float *x, int64_t heads, int64_t d, const float *cos, const float *sin,

@@ -64,6 +64,7 @@ void ccq_ops_init_avx2(ccq_ops *ops)
     ops->round = ccq_round_avx2;
     ops->unpack = ccq_unpack_avx2;
     ops->product = ccq_product_avx2;
+    ops->gemv = ccq_gemv_avx2;
     ops->rms = ccq_rms_avx2;
     ops->swiglu = ccq_swiglu_avx2;
     ops->rope = ccq_rope_avx2;
