@@ -48,7 +48,8 @@ static const cli_option options[] = {
     {NULL, 0, "set", "KEY=VALUE", "fill a gap in config.json; repeatable"},
     {NULL, 0, "prefill-rows", "N", "rows of a prefill step (default 2048)"},
     {NULL, 0, "trace", "FILE",
-     "write the router's choices, one JSON line a token and layer;\nit appears at the end of the run"},
+     "write the router's choices, one JSON line a token and layer;\n"
+     "it appears at the end of the run"},
     CLI_COMMON,
 };
 
