@@ -48,15 +48,19 @@ enum { CCQ_FEW = 4 };    /* rows of x that gemv takes */
 
 /* ---- The encoder's search ------------------------------------------------ */
 
-/* The 256 points of one line, in the forms the search kernels want. */
+/* The 256 points of one line, in the forms the search kernels want: four codes at a
+ * time, hence the alignment. */
 typedef struct ccq_book {
     float cs, zp;
     float rms;               /* of all 1024 values */
     int16_t value[4][256];   /* value i of byte b, times -256 */
     int32_t norm[256];       /* sum of squared values */
-    int32_t step[256];       /* 2048 norm: what one more local scale adds to a score */
-    int32_t pair[2][256];    /* value[0] and [1], [2] and [3] of byte b, first one low */
-    int32_t start[16][256];  /* l step[b] + b: what a score at local scale l starts from */
+    /* 2048 norm: what one more local scale adds to a score */
+    _Alignas(16) int32_t step[256];
+    /* value[0] and [1], [2] and [3] of byte b, first one low */
+    _Alignas(16) int32_t pair[2][256];
+    /* l step[b] + b: what a score at local scale l starts from */
+    _Alignas(16) int32_t start[16][256];
 } ccq_book;
 
 /* ---- The table ----------------------------------------------------------- */
