@@ -75,7 +75,6 @@ void ccq_planes_free(ccq_planes *p); /* safe on zeros */
 /* Columns n0..n0+count-1; bytes and local of column j start at j * their length.
  * Different columns may be placed at once. */
 void ccq_planes_place_wint2(ccq_planes *p, int64_t n0, int count, const ccq_column *column);
-void ccq_planes_place_weight_only(ccq_planes *p, int64_t n, const int8_t *q, uint16_t scale);
 
 /* ---- quantize.c: one tensor -------------------------------------------------- */
 

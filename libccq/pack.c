@@ -233,9 +233,3 @@ void ccq_planes_place_wint2(ccq_planes *p, int64_t n0, int count, const ccq_colu
         zp[n0 + j] = column[j].code_zp;
     }
 }
-
-void ccq_planes_place_weight_only(ccq_planes *p, int64_t n, const int8_t *q, uint16_t scale)
-{
-    ccq_weight_only_place(p->type == CCQ_TYPE_WINT8 ? 8 : 4, q, p->k, n, p->plane[0]);
-    ((uint16_t *)p->plane[1])[n] = scale;
-}

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { TILE = 16 }; /* columns: 32 bytes of a bf16 row, half a cache line */
+enum { TILE = CCQ_PANEL }; /* columns: 32 bytes of a bf16 row, half a cache line */
 
 /* What the tiles of one matrix share. */
 typedef struct batch {
@@ -28,11 +28,10 @@ typedef struct batch {
 
 /* Pieces of a worker's scratch, for columns of k rows. */
 typedef struct tile_memory {
-    float *x;       /* TILE columns */
+    float *x;       /* [k][TILE] */
     void *scratch;  /* of the encoder */
     uint8_t *bytes; /* TILE columns */
     uint8_t *local;
-    int8_t *q; /* one column of integers */
 } tile_memory;
 
 static size_t round64(size_t n)
@@ -47,9 +46,8 @@ static size_t tile_layout(char *base, int64_t k, tile_memory *m)
     size_t local = round64(TILE * rows / CCQ_GROUP + TILE);
     if (base)
         *m = (tile_memory){(float *)(void *)base, base + x, (uint8_t *)base + x + scratch,
-                           (uint8_t *)base + x + scratch + bytes,
-                           (int8_t *)base + x + scratch + bytes + local};
-    return x + scratch + bytes + local + round64(rows);
+                           (uint8_t *)base + x + scratch + bytes};
+    return x + scratch + bytes + local;
 }
 
 static int is_quantized(ccq_type type)
@@ -141,12 +139,11 @@ static void encode_wint2(batch *b, int64_t n0, int count, ccq_worker *worker, ti
     ccq_column column[TILE];
     int64_t k = b->a->k;
     double begin = cpu_seconds();
-    for (int j = 0; j < count; j++) {
+    for (int j = 0; j < count; j++)
         column[j] = (ccq_column){.bytes = m->bytes + j * (k / CCQ_WINDOWS),
                                  .local = m->local + j * (k / CCQ_GROUP)};
-        ccq_encode_column(b->engine->run->ops, &b->engine->encoder, &p, m->x + j * k, k, &column[j],
-                          m->scratch);
-    }
+    ccq_encode_panel(b->engine->run->ops, &b->engine->encoder, &p, m->x, k, count, column,
+                     m->scratch);
     worker->encode_s += cpu_seconds() - begin;
     for (int j = 0; j < count; j++) {
         b->error[n0 + j] = column[j].error;
@@ -157,30 +154,32 @@ static void encode_wint2(batch *b, int64_t n0, int count, ccq_worker *worker, ti
     ccq_planes_place_wint2(b->planes, n0, count, column);
 }
 
-/* The largest decoded weight is finite in bf16? */
-static int decodes(const int8_t *q, int64_t k, uint16_t scale)
-{
-    int most = 0;
-    for (int64_t i = 0; i < k; i++)
-        if (abs(q[i]) > most)
-            most = abs(q[i]);
-    return isfinite(ccq_round_bf16((float)most * ccq_bf16_to_f32(scale)));
-}
-
 static void encode_weight_only(batch *b, int64_t n0, int count, tile_memory *m)
 {
-    int bits = b->planes->type == CCQ_TYPE_WINT8 ? 8 : 4, rule = b->engine->plan->options.rule;
-    int64_t k = b->a->k;
+    int bits = b->planes->type == CCQ_TYPE_WINT8 ? 8 : 4;
+    ccq_weight_only figures;
+    ccq_weight_only_panel(b->engine->run->ops, bits, b->engine->plan->options.rule, m->x, b->a->k,
+                          n0, count, b->planes->plane[0], &figures);
     for (int j = 0; j < count; j++) {
-        int64_t n = n0 + j;
-        uint16_t scale;
-        ccq_weight_only_column(bits, rule, m->x + j * k, k, m->q, &scale, &b->error[n],
-                               &b->energy[n], &b->max_error[n]);
-        b->status[n] = !decodes(m->q, k, scale) ? CCQ_COLUMN_HUGE
-                       : (scale & 0x7fff) == 0  ? CCQ_COLUMN_ZERO
-                                                : CCQ_COLUMN_OK;
-        ccq_planes_place_weight_only(b->planes, n, m->q, scale);
+        b->error[n0 + j] = figures.error[j];
+        b->energy[n0 + j] = figures.energy[j];
+        b->max_error[n0 + j] = figures.max_error[j];
+        b->status[n0 + j] = (uint8_t)figures.status[j];
+        ((uint16_t *)b->planes->plane[1])[n0 + j] = figures.scale[j];
     }
+}
+
+/* x[r][j]: rows of the tile in fp32, columns past count zero. */
+static void widen_tile(const uint16_t *w, int64_t ld, int64_t k, int count, float *x)
+{
+    if (count == TILE)
+        for (int64_t r = 0; r < k; r++)
+            for (int j = 0; j < TILE; j++)
+                x[r * TILE + j] = ccq_bf16_to_f32(w[r * ld + j]);
+    else
+        for (int64_t r = 0; r < k; r++)
+            for (int j = 0; j < TILE; j++)
+                x[r * TILE + j] = j < count ? ccq_bf16_to_f32(w[r * ld + j]) : 0.0f;
 }
 
 /* Worker 0 is the caller of the pool, so reports never overlap. */
@@ -238,9 +237,7 @@ static void encode_tile(void *ctx, size_t i, int number)
     int count = n - n0 < TILE ? (int)(n - n0) : TILE;
     tile_memory m;
     tile_layout(worker->memory, k, &m);
-    for (int64_t r = 0; r < k; r++)
-        for (int j = 0; j < count; j++)
-            m.x[j * k + r] = ccq_bf16_to_f32(b->w[r * n + n0 + j]);
+    widen_tile(b->w + n0, n, k, count, m.x);
     if (b->planes->type == CCQ_TYPE_WINT2)
         encode_wint2(b, n0, count, worker, &m);
     else
