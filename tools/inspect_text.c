@@ -171,7 +171,9 @@ void inspect_print_summary(const inspect *in)
         printf("  K order     %s, %s\n", inspect_order(src), inspect_order_origin(in));
     print_list("config keys", s->used, s->useds);
     print_list("not used", s->ignored, s->ignoreds);
-    print_list("notes", (const char *const *)src->note, src->notes);
+    printf("  %-12s%s\n", "notes", src->notes ? src->note[0] : "none"); /* escaped already */
+    for (size_t i = 1; i < src->notes; i++)
+        printf("%14s%s\n", "", src->note[i]);
     print_skipped(in);
     print_types(s);
     print_layers(in);
