@@ -10,6 +10,7 @@ Standard library only.
 import json
 import os
 import pathlib
+import random
 import shutil
 import struct
 import subprocess
@@ -304,6 +305,30 @@ class Writing(Case):
         quantize(WORK / "q4", self.dir / "decoded", "--scheme", "bf16", "--k-order", "fastdeploy")
         self.assertEqual(oracle.read_checkpoint(self.dir / "decoded"),
                          tp_slice.join_tensors(WORK / "q4"))
+
+    def test_other_shapes(self):
+        """A tied head, no experts, biases: in, out, joined."""
+        tp_slice.make_model(self.dir / "tied", SEED, layers=2, tied=True, moe_num_shared_experts=0)
+        tp_slice.make_model(self.dir / "dense", SEED, layers=2, experts=0,
+                            moe_layer_start_index=9, architectures=["Ernie4_5_ForCausalLM"])
+        tp_slice.make_model(self.dir / "bias", SEED, layers=2, use_bias=True)
+        t = oracle.read_checkpoint(self.dir / "bias")
+        rng = random.Random(SEED)
+        for name in [n for n in t if n.endswith("_proj.weight")]:
+            t[name[:-6] + "bias"] = tp_slice.random_tensor(rng, "BF16", [t[name][1][1]], 1.0)
+        oracle.write_file(self.dir / "bias" / "model.safetensors", t)
+        for name in ("tied", "dense", "bias"):
+            whole = oracle.read_checkpoint(self.dir / name)
+            config = json.loads((self.dir / name / "config.json").read_text())
+            quantize(self.dir / name, self.dir / (name + "b"), "--scheme", "bf16", "--tp", 2)
+            for rank in range(2):
+                self.assertEqual(rank_tensors(self.dir / (name + "b"), rank),
+                                 {n: tp_slice.take(n, x, config, rank, 2)
+                                  for n, x in whole.items()})
+            quantize(self.dir / name, self.dir / (name + "8"), "--scheme", "wint8", "--tp", 2)
+            quantize(self.dir / (name + "8"), self.dir / (name + "w"), "--scheme", "bf16")
+            self.assertEqual(oracle.read_checkpoint(self.dir / (name + "w")),
+                             tp_slice.join_tensors(self.dir / (name + "8")))
 
     def test_golden(self):
         path = SHARED / "golden" / "tp2_toy_layer.safetensors"
