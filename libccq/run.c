@@ -6,6 +6,8 @@
 #include <string.h>
 #include <time.h>
 
+enum { BLOCK = 256 }; /* rows of logits at a time */
+
 typedef struct work {
     ccq_model *m;
     ccq_request *q;
@@ -23,7 +25,7 @@ typedef struct work {
     ccq_span *span; /* [slots] */
     int64_t *rows;  /* [slots] rows of a step whose logits are wanted */
     size_t *owner;  /* [slots] their requests */
-    float *logits;  /* [slots][vocab] */
+    float *logits;  /* [BLOCK][vocab], or of all slots when they are fewer */
     ccq_candidate *scratch;
 } work;
 
@@ -104,7 +106,8 @@ static ccq_code allocate(work *w, ccq_error *err)
     w->span = calloc(w->slots, sizeof *w->span);
     w->rows = calloc(w->slots, sizeof *w->rows);
     w->owner = calloc(w->slots, sizeof *w->owner);
-    w->logits = calloc(w->slots * (size_t)w->vocab, sizeof *w->logits);
+    size_t rows = w->slots < BLOCK ? w->slots : BLOCK;
+    w->logits = calloc(rows * (size_t)w->vocab, sizeof *w->logits);
     w->scratch = calloc((size_t)w->vocab, sizeof *w->scratch);
     if (!w->live || !w->slot || !w->taken || !w->last || !w->span || !w->rows || !w->owner ||
         !w->logits || !w->scratch)
@@ -156,25 +159,34 @@ static int draw(work *w, size_t i, const float *logits)
     return !q->finish;
 }
 
+/* Logits of wanted rows first..first+count-1; their owners draw. */
+static ccq_code draw_rows(work *w, size_t first, size_t count, ccq_error *err)
+{
+    ccq_code code = ccq_session_logits(w->session, w->rows + first, count, w->logits, err);
+
+    for (size_t i = 0; !code && i < count; i++) {
+        const float *logits = w->logits + i * (size_t)w->vocab;
+        size_t owner = w->owner[first + i];
+        for (int64_t j = 0; j < w->valid; j++)
+            if (isnan(logits[j]))
+                return ccq_fail(err, CCQ_NONFINITE, "logit %lld of sequence %zu is NaN",
+                                (long long)j, owner);
+        draw(w, owner, logits);
+    }
+    return code;
+}
+
 /* Runs spans; the wanted rows' owners draw. */
 static ccq_code step(work *w, size_t spans, size_t wanted, ccq_error *err)
 {
     ccq_code code = ccq_session_step(w->session, w->span, spans, err);
 
-    if (!code)
-        code = ccq_session_logits(w->session, w->rows, wanted, w->logits, err);
     if (code)
         return code;
     trace(w, spans);
-    for (size_t i = 0; i < wanted; i++) {
-        const float *logits = w->logits + i * (size_t)w->vocab;
-        for (int64_t j = 0; j < w->valid; j++)
-            if (isnan(logits[j]))
-                return ccq_fail(err, CCQ_NONFINITE, "logit %lld of sequence %zu is NaN",
-                                (long long)j, w->owner[i]);
-        draw(w, w->owner[i], logits);
-    }
-    return CCQ_OK;
+    for (size_t at = 0; !code && at < wanted; at += BLOCK)
+        code = draw_rows(w, at, wanted - at < BLOCK ? wanted - at : BLOCK, err);
+    return code;
 }
 
 /* ---- Prefill and decode ---------------------------------------------------------- */

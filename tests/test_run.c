@@ -228,6 +228,31 @@ static void check_decode(fixture *f, int numerics)
     free(want.logits);
 }
 
+/* More sequences at a time than there are rows in a block of logits. */
+static void check_many(fixture *f)
+{
+    enum { MANY = 600 };
+    const setting s = {CCQ_FASTDEPLOY, 2, ccq_cpu_isa(), 0, 1, 0};
+    static int32_t ids[MANY], out[2][MANY][2];
+    static ccq_request q[MANY];
+    ccq_pool *pool;
+    ccq_model *m = open_model(f, &s, &pool);
+    ccq_error err;
+
+    for (size_t batch = 0; batch < 2; batch++) { /* all at once, and 9 at a time */
+        ccq_generate_options o = {.batch = 9 * batch};
+        for (int i = 0; i < MANY; i++) {
+            ids[i] = i % 500;
+            q[i] = (ccq_request){.prompt = {&ids[i], 1}, .max_tokens = 2, .out = out[batch][i]};
+            ccq_sampling_default(&q[i].sampling);
+        }
+        must(ccq_generate(m, q, MANY, &o, NULL, &err), &err);
+    }
+    CHECK(!memcmp(out[0], out[1], sizeof out[0]), "other tokens with many sequences");
+    ccq_model_close(m);
+    ccq_pool_free(pool);
+}
+
 /* ---- Refusals ------------------------------------------------------------------ */
 
 static void check_refusals(fixture *f)
@@ -375,6 +400,7 @@ static void check_model(const char *dir, uint64_t *state)
         check_settings(&f, numerics);
         check_decode(&f, numerics);
     }
+    check_many(&f);
     check_refusals(&f);
     check_memory(&f);
     check_cache(&f);

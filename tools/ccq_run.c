@@ -241,7 +241,8 @@ static ccq_code work(run *r, ccq_error *err)
     if (r->prompts.count && (code = run_generate(r, r->o->save_reference != NULL, err)))
         return code;
     announce(r);
-    if (r->o->save_reference && (code = run_save(r, err)))
+    /* run_save asks too, before it writes */
+    if ((code = r->o->save_reference ? run_save(r, err) : run_check_stop(err)))
         return code;
     return run_trace_commit(r, err);
 }

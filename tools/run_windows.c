@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MAX_TEXT = 64 << 20 }; /* SentencePiece takes 140 times that */
+
 /* What a block of logits is compared with. */
 typedef struct job {
     run *r;
@@ -54,7 +56,7 @@ static ccq_code load_tokens(const run *r, const char *path, run_window_list *w, 
     if (!ccq_path_exists(path))
         return ccq_fail(err, CCQ_NO_INPUT, "%s: not there", path);
     if ((code = text_usable(r->text, r->src->dir, err)) ||
-        (code = ccq_file_load(path, UINT64_C(1) << 32, CCQ_NO_INPUT, &data, &size, err)))
+        (code = ccq_file_load(path, MAX_TEXT, CCQ_NO_INPUT, &data, &size, err)))
         return code;
     code = text_encode(r->text, data, size, &w->ids, &w->count, err);
     free(data);
