@@ -9,6 +9,10 @@
 
 void ccq_search_avx512(const ccq_book *book, const int16_t u[64], int lo, int hi, int32_t *J,
                        uint8_t (*best)[16]);
+void ccq_widen_avx512(const uint16_t *x, int64_t count, float *y);
+void ccq_round_avx512(const float *x, int64_t count, float *y);
+void ccq_product_avx512(const float *x, int64_t ldx, int64_t rows, const float *panel, int64_t kc,
+                        float *acc, int64_t ldacc);
 int64_t ccq_gemv_avx512(const ccq_weight *w, const float *x, int64_t ldx, int64_t rows, int64_t n0,
                         int64_t n1, float *y, int64_t ldy);
 

@@ -129,5 +129,8 @@ void ccq_ops_init_avx512(ccq_ops *ops)
     ops->name = "avx512";
     ccq_panel_init_avx512(&ops->panel);
     ops->search = ccq_search_avx512;
+    ops->widen = ccq_widen_avx512;
+    ops->round = ccq_round_avx512;
+    ops->product = ccq_product_avx512;
     ops->gemv = ccq_gemv_avx512;
 }
