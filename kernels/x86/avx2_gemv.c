@@ -54,13 +54,13 @@ static inline int not_positive(__m256 s)
     return _mm256_movemask_ps(_mm256_cmp_ps(s, _mm256_setzero_ps(), _CMP_GT_OQ)) != 0xff;
 }
 
-/* What all kernels below go through. rows is a constant at every call. */
+/* What all kernels below go through. rows is a constant at every call, 1 or CCQ_FEW:
+ * every further one is a copy of everything for the compiler. */
 typedef struct product {
     const ccq_weight *w;
-    const float *x;
-    int64_t ldx;
+    const float *x[CCQ_FEW]; /* 2 and 3 rows are 4, the last one again */
     float *y;
-    int64_t ldy;
+    int64_t ldy, count; /* rows of y */
 } product;
 
 typedef struct sums {
@@ -72,15 +72,15 @@ load_sums(const product *p, int64_t n, int64_t k, const int rows, sums *sum)
 {
     for (int b = 0; b < BLOCKS; b++)
         for (int r = 0; r < rows; r++)
-            sum->of[b][r] = k ? _mm256_loadu_ps(p->y + r * p->ldy + n + 8 * b)
-                              : _mm256_setzero_ps();
+            sum->of[b][r] = k && r < p->count ? _mm256_loadu_ps(p->y + r * p->ldy + n + 8 * b)
+                                              : _mm256_setzero_ps();
 }
 
 static inline __attribute__((always_inline)) void
 store_sums(const product *p, int64_t n, const int rows, const sums *sum)
 {
     for (int b = 0; b < BLOCKS; b++)
-        for (int r = 0; r < rows; r++)
+        for (int r = 0; r < rows && r < p->count; r++)
             _mm256_storeu_ps(p->y + r * p->ldy + n + 8 * b, sum->of[b][r]);
 }
 
@@ -88,7 +88,7 @@ static inline __attribute__((always_inline)) void
 multiply(const product *p, int64_t k, __m256 w, const int rows, __m256 *sum)
 {
     for (int r = 0; r < rows; r++)
-        sum[r] = _mm256_fmadd_ps(_mm256_broadcast_ss(p->x + r * p->ldx + k), w, sum[r]);
+        sum[r] = _mm256_fmadd_ps(_mm256_broadcast_ss(&p->x[r][k]), w, sum[r]);
 }
 
 /* ---- bf16 ---------------------------------------------------------------- */
@@ -139,27 +139,34 @@ word8(const uint8_t *bytes, const lines *x, const int up)
     return _mm256_or_si256(b, _mm256_set1_epi32(MAGIC));
 }
 
-/* A group in four steps of 16 logical rows, which four byte rows hold in either
- * order: byte rows q, 4+q, 8+q, 12+q or 4q..4q+3. */
+/* A group of a panel. */
+typedef struct group {
+    const uint8_t *data;
+    lines line[BLOCKS];
+    scales s[BLOCKS];
+    sums sum;
+} group;
+
+/* In four steps of 16 logical rows, which four byte rows hold in either order: byte
+ * rows q, 4+q, 8+q, 12+q or 4q..4q+3. */
 static inline __attribute__((always_inline)) void
-wint2_group(const product *p, const uint8_t *data, int64_t k, const lines *line, const fields *f,
-            const scales *s, const int order, const int up, const int fix, const int rows,
-            sums *sum)
+wint2_group(const product *p, int64_t k, const fields *f, group *g, const int order, const int up,
+            const int fix, const int rows)
 {
     for (int q = 0; q < 4; q++) {
         __m256i word[BLOCKS][4];
         for (int a = 0; a < 4; a++)
             for (int b = 0; b < BLOCKS; b++) {
                 int row = order == CCQ_ORDER_PLAIN ? 4 * q + a : 4 * a + q;
-                word[b][a] = word8(data + row * p->w->n + 8 * b, &line[b], up);
+                word[b][a] = word8(g->data + row * p->w->n + 8 * b, &g->line[b], up);
             }
 #pragma GCC unroll 16
         for (int j = 0; j < 16; j++) {
             const int a = order == CCQ_ORDER_PLAIN ? j / 4 : j % 8 / 2;
             const int i = order == CCQ_ORDER_PLAIN ? j % 4 : j / 8 * 2 + j % 2;
             for (int b = 0; b < BLOCKS; b++)
-                multiply(p, k + 16 * q + j, weight8(word[b][a], f, i, &s[b], fix), rows,
-                         sum->of[b]);
+                multiply(p, k + 16 * q + j, weight8(word[b][a], f, i, &g->s[b], fix), rows,
+                         g->sum.of[b]);
         }
     }
 }
@@ -174,42 +181,51 @@ static inline __m256 group_scale(const ccq_weight *w, int64_t k, int64_t n)
     return ccq_round8(_mm256_mul_ps(_mm256_cvtepi32_ps(local), ccq_widen8(w->super + n)));
 }
 
-static inline __attribute__((always_inline)) void
-wint2_step(const product *p, int64_t k, int64_t n, const fields *f, const int order,
-           const int up, const int rows)
+/* Fills g; whether some scale is not above zero. */
+static inline int load_group(const product *p, int64_t k, int64_t n, const fields *f, int up,
+                             group *g)
 {
-    const ccq_weight *w = p->w;
-    const uint8_t *data = (const uint8_t *)w->data + k / CCQ_WINDOWS * w->n + n;
     const __m256 add = _mm256_set1_ps(up ? 32768.5f : 0.5f);
-    lines line[BLOCKS];
-    scales s[BLOCKS];
+    const ccq_weight *w = p->w;
     int fix = 0;
-    sums sum;
 
-    for (int b = 0; b < BLOCKS; b++) {
-        line[b].cs = _mm256_loadu_ps(w->code_scale + n + 8 * b);
-        line[b].zp = _mm256_add_ps(_mm256_loadu_ps(w->code_zp + n + 8 * b), add);
-        set_scales(&s[b], group_scale(w, k, n + 8 * b), f, 4);
-        fix |= not_positive(s[b].s);
+    g->data = (const uint8_t *)w->data + k / CCQ_WINDOWS * w->n + n;
+    for (int b = 0; b < BLOCKS; b++, n += 8) {
+        g->line[b].cs = _mm256_loadu_ps(w->code_scale + n);
+        g->line[b].zp = _mm256_add_ps(_mm256_loadu_ps(w->code_zp + n), add);
+        set_scales(&g->s[b], group_scale(w, k, n), f, 4);
+        fix |= not_positive(g->s[b].s);
     }
-    load_sums(p, n, k, rows, &sum);
-    if (fix)
-        wint2_group(p, data, k, line, f, s, order, up, 1, rows, &sum);
-    else
-        wint2_group(p, data, k, line, f, s, order, up, 0, rows, &sum);
-    store_sums(p, n, rows, &sum);
+    return fix;
 }
 
+/* Served order and exact lines are what there is to be fast for. */
 static inline __attribute__((always_inline)) void
-wint2(const product *p, int64_t n0, int64_t n1, const int order, const int up, const int rows)
+wint2(const product *p, int64_t n0, int64_t n1, const int exact, const int rows)
 {
-    fields f;
+    fields up, at;
+    group g;
 
-    for (int i = 0; i < 4; i++)
-        set_field(&f, i, 9 - 3 * i, 6, up);
+    for (int i = 0; i < 4; i++) {
+        set_field(&up, i, 9 - 3 * i, 6, UP);
+        set_field(&at, i, 9 - 3 * i, 6, 0);
+    }
     for (int64_t k = 0; k < p->w->k; k += CCQ_GROUP)
-        for (int64_t n = n0; n < n1; n += CCQ_PANEL)
-            wint2_step(p, k, n, &f, order, up, rows);
+        for (int64_t n = n0; n < n1; n += CCQ_PANEL) {
+            int fix = load_group(p, k, n, &up, exact, &g);
+            load_sums(p, n, k, rows, &g.sum);
+            if (exact && !fix) {
+                wint2_group(p, k, &up, &g, CCQ_ORDER_FASTDEPLOY, UP, 0, rows);
+            } else {
+                if (exact) /* lines of the other kind */
+                    load_group(p, k, n, &at, 0, &g);
+                if (p->w->order == CCQ_ORDER_PLAIN)
+                    wint2_group(p, k, &at, &g, CCQ_ORDER_PLAIN, 0, 1, rows);
+                else
+                    wint2_group(p, k, &at, &g, CCQ_ORDER_FASTDEPLOY, 0, 1, rows);
+            }
+            store_sums(p, n, rows, &g.sum);
+        }
 }
 
 /* ---- wint8, wint4 -------------------------------------------------------- */
@@ -303,29 +319,26 @@ any(const product *p, int64_t n0, int64_t n1, const int rows)
     case CCQ_W_WINT8: integers(p, n0, n1, 8, rows); break;
     case CCQ_W_WINT4: integers(p, n0, n1, 4, rows); break;
     default:
-        if (p->w->order == CCQ_ORDER_PLAIN)
-            wint2(p, n0, n1, CCQ_ORDER_PLAIN, 0, rows);
-        else if (ccq_lines_are_exact(p->w, n0, n1))
-            wint2(p, n0, n1, CCQ_ORDER_FASTDEPLOY, UP, rows);
+        if (p->w->order == CCQ_ORDER_FASTDEPLOY && ccq_lines_are_exact(p->w, n0, n1))
+            wint2(p, n0, n1, 1, rows);
         else
-            wint2(p, n0, n1, CCQ_ORDER_FASTDEPLOY, 0, rows);
+            wint2(p, n0, n1, 0, rows);
     }
 }
 
 int64_t ccq_gemv_avx2(const ccq_weight *w, const float *x, int64_t ldx, int64_t rows, int64_t n0,
                       int64_t n1, float *y, int64_t ldy)
 {
-    const product p = {w, x, ldx, y, ldy};
+    product p = {.w = w, .y = y, .ldy = ldy, .count = rows};
 
     n1 = n0 + (n1 - n0) / CCQ_PANEL * CCQ_PANEL;
-    if (!ccq_gemv_serves(w, n0, n1))
+    if (rows > CCQ_FEW || !ccq_gemv_serves(w, n0, n1))
         return 0;
-    switch (rows) {
-    case 1: any(&p, n0, n1, 1); break;
-    case 2: any(&p, n0, n1, 2); break;
-    case 3: any(&p, n0, n1, 3); break;
-    case 4: any(&p, n0, n1, 4); break;
-    default: return 0;
-    }
+    for (int64_t r = 0; r < CCQ_FEW; r++)
+        p.x[r] = x + (r < rows ? r : rows - 1) * ldx;
+    if (rows == 1)
+        any(&p, n0, n1, 1);
+    else
+        any(&p, n0, n1, CCQ_FEW);
     return n1 - n0;
 }

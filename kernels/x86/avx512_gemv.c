@@ -66,36 +66,37 @@ static inline int not_positive(__m512 s)
     return _mm512_cmp_ps_mask(s, _mm512_setzero_ps(), _CMP_GT_OQ) != 0xffff;
 }
 
-/* What all kernels below go through. rows and blocks (of 16 columns side by side: a
- * chain of fmaf alone would wait for itself) are constants at every call. */
+/* Blocks of 16 columns side by side: a chain of fmaf alone would wait for itself. */
+enum { BLOCKS = 2, WIDTH = BLOCKS * CCQ_PANEL };
+
+/* What all kernels below go through. rows is a constant at every call, 1 or CCQ_FEW:
+ * every further one is a copy of everything for the compiler. */
 typedef struct product {
     const ccq_weight *w;
-    const float *x;
-    int64_t ldx;
+    const float *x[CCQ_FEW]; /* 2 and 3 rows are 4, the last one again */
     float *y;
-    int64_t ldy;
+    int64_t ldy, count; /* rows of y */
 } product;
-
-enum { BLOCKS = 2 };
 
 typedef struct sums {
     __m512 of[BLOCKS][CCQ_FEW];
 } sums;
 
 static inline __attribute__((always_inline)) void
-load_sums(const product *p, int64_t n, int64_t k, const int blocks, const int rows, sums *sum)
+load_sums(const product *p, int64_t n, int64_t k, const int rows, sums *sum)
 {
-    for (int b = 0; b < blocks; b++)
+    for (int b = 0; b < BLOCKS; b++)
         for (int r = 0; r < rows; r++)
-            sum->of[b][r] = k ? _mm512_loadu_ps(p->y + r * p->ldy + n + b * CCQ_PANEL)
-                              : _mm512_setzero_ps();
+            sum->of[b][r] = k && r < p->count
+                                ? _mm512_loadu_ps(p->y + r * p->ldy + n + b * CCQ_PANEL)
+                                : _mm512_setzero_ps();
 }
 
 static inline __attribute__((always_inline)) void
-store_sums(const product *p, int64_t n, const int blocks, const int rows, const sums *sum)
+store_sums(const product *p, int64_t n, const int rows, const sums *sum)
 {
-    for (int b = 0; b < blocks; b++)
-        for (int r = 0; r < rows; r++)
+    for (int b = 0; b < BLOCKS; b++)
+        for (int r = 0; r < rows && r < p->count; r++)
             _mm512_storeu_ps(p->y + r * p->ldy + n + b * CCQ_PANEL, sum->of[b][r]);
 }
 
@@ -103,7 +104,7 @@ static inline __attribute__((always_inline)) void
 multiply(const product *p, int64_t k, __m512 w, const int rows, __m512 *sum)
 {
     for (int r = 0; r < rows; r++)
-        sum[r] = _mm512_fmadd_ps(_mm512_set1_ps(p->x[r * p->ldx + k]), w, sum[r]);
+        sum[r] = _mm512_fmadd_ps(_mm512_set1_ps(p->x[r][k]), w, sum[r]);
 }
 
 /* ---- bf16 ---------------------------------------------------------------- */
@@ -116,11 +117,13 @@ bf16_block(const product *p, int64_t k, const int count, int64_t n0, int64_t n1,
     const uint16_t *data = (const uint16_t *)p->w->data + k * p->w->n;
     sums sum;
 
-    for (int64_t n = n0; n < n1; n += CCQ_PANEL) {
-        load_sums(p, n, k, 1, rows, &sum);
+    for (int64_t n = n0; n < n1; n += WIDTH) {
+        load_sums(p, n, k, rows, &sum);
         for (int i = 0; i < count; i++)
-            multiply(p, k + i, ccq_widen16(data + i * p->w->n + n), rows, sum.of[0]);
-        store_sums(p, n, 1, rows, &sum);
+            for (int b = 0; b < BLOCKS; b++)
+                multiply(p, k + i, ccq_widen16(data + i * p->w->n + n + b * CCQ_PANEL), rows,
+                         sum.of[b]);
+        store_sums(p, n, rows, &sum);
     }
 }
 
@@ -152,27 +155,34 @@ word16(const uint8_t *bytes, const lines *x, const int up)
     return _mm512_cvt_roundps_epi32(f, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
 }
 
-/* A group in four steps of 16 logical rows, which four byte rows hold in either
- * order: byte rows q, 4+q, 8+q, 12+q or 4q..4q+3. */
+/* A group of WIDTH columns. */
+typedef struct group {
+    const uint8_t *data;
+    lines line[BLOCKS];
+    scales s[BLOCKS];
+    sums sum;
+} group;
+
+/* In four steps of 16 logical rows, which four byte rows hold in either order: byte
+ * rows q, 4+q, 8+q, 12+q or 4q..4q+3. */
 static inline __attribute__((always_inline)) void
-wint2_group(const product *p, const uint8_t *data, int64_t k, const lines *line, const fields *f,
-            const scales *s, const int order, const int up, const int fix, const int blocks,
-            const int rows, sums *sum)
+wint2_group(const product *p, int64_t k, const fields *f, group *g, const int order, const int up,
+            const int fix, const int rows)
 {
     for (int q = 0; q < 4; q++) {
         __m512i word[BLOCKS][4];
         for (int a = 0; a < 4; a++)
-            for (int b = 0; b < blocks; b++) {
+            for (int b = 0; b < BLOCKS; b++) {
                 int row = order == CCQ_ORDER_PLAIN ? 4 * q + a : 4 * a + q;
-                word[b][a] = word16(data + row * p->w->n + b * CCQ_PANEL, &line[b], up);
+                word[b][a] = word16(g->data + row * p->w->n + b * CCQ_PANEL, &g->line[b], up);
             }
 #pragma GCC unroll 16
         for (int j = 0; j < 16; j++) {
             const int a = order == CCQ_ORDER_PLAIN ? j / 4 : j % 8 / 2;
             const int i = order == CCQ_ORDER_PLAIN ? j % 4 : j / 8 * 2 + j % 2;
-            for (int b = 0; b < blocks; b++)
-                multiply(p, k + 16 * q + j, weight16(word[b][a], f, i, &s[b], fix), rows,
-                         sum->of[b]);
+            for (int b = 0; b < BLOCKS; b++)
+                multiply(p, k + 16 * q + j, weight16(word[b][a], f, i, &g->s[b], fix), rows,
+                         g->sum.of[b]);
         }
     }
 }
@@ -187,47 +197,51 @@ static inline __m512 group_scale(const ccq_weight *w, int64_t k, int64_t n)
     return ccq_round16(_mm512_mul_ps(_mm512_cvtepi32_ps(local), ccq_widen16(w->super + n)));
 }
 
-static inline __attribute__((always_inline)) void
-wint2_step(const product *p, int64_t k, int64_t n, const fields *f, const int order,
-           const int up, const int blocks, const int rows)
+/* Fills g; whether some scale is not above zero. */
+static inline int load_group(const product *p, int64_t k, int64_t n, const fields *f, int up,
+                             group *g)
 {
-    const ccq_weight *w = p->w;
-    const uint8_t *data = (const uint8_t *)w->data + k / CCQ_WINDOWS * w->n + n;
     const __m512 add = _mm512_set1_ps(up ? 32768.5f : 0.5f);
-    lines line[BLOCKS];
-    scales s[BLOCKS];
+    const ccq_weight *w = p->w;
     int fix = 0;
-    sums sum;
 
-    for (int b = 0; b < blocks; b++, n += CCQ_PANEL) {
-        line[b].cs = _mm512_loadu_ps(w->code_scale + n);
-        line[b].zp = _mm512_add_ps(_mm512_loadu_ps(w->code_zp + n), add);
-        set_scales(&s[b], group_scale(w, k, n), f, 4);
-        fix |= not_positive(s[b].s);
+    g->data = (const uint8_t *)w->data + k / CCQ_WINDOWS * w->n + n;
+    for (int b = 0; b < BLOCKS; b++, n += CCQ_PANEL) {
+        g->line[b].cs = _mm512_loadu_ps(w->code_scale + n);
+        g->line[b].zp = _mm512_add_ps(_mm512_loadu_ps(w->code_zp + n), add);
+        set_scales(&g->s[b], group_scale(w, k, n), f, 4);
+        fix |= not_positive(g->s[b].s);
     }
-    n -= blocks * CCQ_PANEL;
-    load_sums(p, n, k, blocks, rows, &sum);
-    if (fix)
-        wint2_group(p, data, k, line, f, s, order, up, 1, blocks, rows, &sum);
-    else
-        wint2_group(p, data, k, line, f, s, order, up, 0, blocks, rows, &sum);
-    store_sums(p, n, blocks, rows, &sum);
+    return fix;
 }
 
+/* Served order and exact lines are what there is to be fast for. */
 static inline __attribute__((always_inline)) void
-wint2(const product *p, int64_t n0, int64_t n1, const int order, const int up, const int rows)
+wint2(const product *p, int64_t n0, int64_t n1, const int exact, const int rows)
 {
-    int64_t k, n;
-    fields f;
+    fields up, at;
+    group g;
 
-    for (int i = 0; i < 4; i++)
-        set_field(&f, i, 9 - 3 * i, 6, up);
-    for (k = 0; k < p->w->k; k += CCQ_GROUP) {
-        for (n = n0; n + BLOCKS * CCQ_PANEL <= n1; n += BLOCKS * CCQ_PANEL)
-            wint2_step(p, k, n, &f, order, up, BLOCKS, rows);
-        if (n < n1)
-            wint2_step(p, k, n, &f, order, up, 1, rows);
+    for (int i = 0; i < 4; i++) {
+        set_field(&up, i, 9 - 3 * i, 6, UP);
+        set_field(&at, i, 9 - 3 * i, 6, 0);
     }
+    for (int64_t k = 0; k < p->w->k; k += CCQ_GROUP)
+        for (int64_t n = n0; n < n1; n += WIDTH) {
+            int fix = load_group(p, k, n, &up, exact, &g);
+            load_sums(p, n, k, rows, &g.sum);
+            if (exact && !fix) {
+                wint2_group(p, k, &up, &g, CCQ_ORDER_FASTDEPLOY, UP, 0, rows);
+            } else {
+                if (exact) /* lines of the other kind */
+                    load_group(p, k, n, &at, 0, &g);
+                if (p->w->order == CCQ_ORDER_PLAIN)
+                    wint2_group(p, k, &at, &g, CCQ_ORDER_PLAIN, 0, 1, rows);
+                else
+                    wint2_group(p, k, &at, &g, CCQ_ORDER_FASTDEPLOY, 0, 1, rows);
+            }
+            store_sums(p, n, rows, &g.sum);
+        }
 }
 
 /* ---- wint8, wint4 -------------------------------------------------------- */
@@ -287,13 +301,12 @@ static inline void turn8(__m512i v[8])
 /* Four dwords a column, 16 (wint8) or 32 rows (wint4): row r lies in dword r%8/2, in
  * its low half when r is even, there in field r/8 (kernels/tile.h). */
 static inline __attribute__((always_inline)) void
-integer_rows(const product *p, const __m512i *v, int64_t k, const fields *f,
-             const scales *s, const int count, const int fix, const int blocks, const int rows,
-             sums *sum)
+integer_rows(const product *p, const __m512i *v, int64_t k, const fields *f, const scales *s,
+             const int count, const int fix, const int rows, sums *sum)
 {
     __m512i half[BLOCKS][2][4];
 
-    for (int b = 0; b < blocks; b++)
+    for (int b = 0; b < BLOCKS; b++)
         for (int d = 0; d < 4; d++) {
             half[b][0][d] = v[b * 16 + d];
             half[b][1][d] = _mm512_srli_epi32(v[b * 16 + d], 16);
@@ -301,7 +314,7 @@ integer_rows(const product *p, const __m512i *v, int64_t k, const fields *f,
     for (int i = 0; i < count; i++) {
 #pragma GCC unroll 8
         for (int r = 0; r < 8; r++)
-            for (int b = 0; b < blocks; b++)
+            for (int b = 0; b < BLOCKS; b++)
                 multiply(p, k + 8 * i + r, weight16(half[b][r % 2][r / 2], f, i, &s[b], fix), rows,
                          sum->of[b]);
     }
@@ -336,54 +349,43 @@ load_tile(const uint8_t *data, int64_t column, const int bits, __m512i v[16])
 
 static inline __attribute__((always_inline)) void
 integer_columns(const product *p, int64_t n, const fields *f, const scales *s, const int bits,
-                const int fix, const int blocks, const int rows)
+                const int fix, const int rows)
 {
     const int64_t column = p->w->k * bits / 8;
     const uint8_t *data = (const uint8_t *)p->w->data + n * column;
-    const int step = bits == 8 ? 16 : 32, count = bits == 8 ? 2 : 4;
+    const int step = 128 / bits, side = bits == 8 ? 2 : 4;
     __m512i v[BLOCKS * 16];
     sums sum;
 
-    load_sums(p, n, 0, blocks, rows, &sum);
-    for (int64_t k = 0; k < p->w->k; k += CCQ_GROUP, data += 8 * bits * (bits == 8 ? 2 : 4)) {
-        for (int b = 0; b < blocks; b++)
+    load_sums(p, n, 0, rows, &sum);
+    for (int64_t k = 0; k < p->w->k; k += CCQ_GROUP, data += 8 * bits * side) {
+        for (int b = 0; b < BLOCKS; b++)
             load_tile(data + b * CCQ_PANEL * column, column, bits, v + 16 * b);
         for (int i = 0; i < CCQ_GROUP / step; i++)
-            integer_rows(p, v + 4 * i, k + i * step, f, s,
-                         count, fix, blocks, rows, &sum);
+            integer_rows(p, v + 4 * i, k + i * step, f, s, 16 / bits, fix, rows, &sum);
     }
-    store_sums(p, n, blocks, rows, &sum);
-}
-
-static inline __attribute__((always_inline)) void
-integer_step(const product *p, int64_t n, const fields *f, const int bits, const int blocks,
-             const int rows)
-{
-    scales s[BLOCKS];
-    int fix = 0;
-
-    for (int b = 0; b < blocks; b++) {
-        set_scales(&s[b], ccq_widen16(p->w->scale + n + b * CCQ_PANEL), f, bits == 8 ? 2 : 4);
-        fix |= not_positive(s[b].s);
-    }
-    if (fix)
-        integer_columns(p, n, f, s, bits, 1, blocks, rows);
-    else
-        integer_columns(p, n, f, s, bits, 0, blocks, rows);
+    store_sums(p, n, rows, &sum);
 }
 
 static inline __attribute__((always_inline)) void
 integers(const product *p, int64_t n0, int64_t n1, const int bits, const int rows)
 {
-    int64_t n;
+    scales s[BLOCKS];
     fields f;
 
     for (int i = 0; i < 16 / bits; i++)
         set_field(&f, i, bits * i, bits, 0);
-    for (n = n0; n + BLOCKS * CCQ_PANEL <= n1; n += BLOCKS * CCQ_PANEL)
-        integer_step(p, n, &f, bits, BLOCKS, rows);
-    if (n < n1)
-        integer_step(p, n, &f, bits, 1, rows);
+    for (int64_t n = n0; n < n1; n += WIDTH) {
+        int fix = 0;
+        for (int b = 0; b < BLOCKS; b++) {
+            set_scales(&s[b], ccq_widen16(p->w->scale + n + b * CCQ_PANEL), &f, 16 / bits);
+            fix |= not_positive(s[b].s);
+        }
+        if (fix)
+            integer_columns(p, n, &f, s, bits, 1, rows);
+        else
+            integer_columns(p, n, &f, s, bits, 0, rows);
+    }
 }
 
 /* ---- all ----------------------------------------------------------------- */
@@ -396,29 +398,26 @@ any(const product *p, int64_t n0, int64_t n1, const int rows)
     case CCQ_W_WINT8: integers(p, n0, n1, 8, rows); break;
     case CCQ_W_WINT4: integers(p, n0, n1, 4, rows); break;
     default:
-        if (p->w->order == CCQ_ORDER_PLAIN)
-            wint2(p, n0, n1, CCQ_ORDER_PLAIN, 0, rows);
-        else if (ccq_lines_are_exact(p->w, n0, n1))
-            wint2(p, n0, n1, CCQ_ORDER_FASTDEPLOY, UP, rows);
+        if (p->w->order == CCQ_ORDER_FASTDEPLOY && ccq_lines_are_exact(p->w, n0, n1))
+            wint2(p, n0, n1, 1, rows);
         else
-            wint2(p, n0, n1, CCQ_ORDER_FASTDEPLOY, 0, rows);
+            wint2(p, n0, n1, 0, rows);
     }
 }
 
 int64_t ccq_gemv_avx512(const ccq_weight *w, const float *x, int64_t ldx, int64_t rows, int64_t n0,
                         int64_t n1, float *y, int64_t ldy)
 {
-    const product p = {w, x, ldx, y, ldy};
+    product p = {.w = w, .y = y, .ldy = ldy, .count = rows};
 
-    n1 = n0 + (n1 - n0) / CCQ_PANEL * CCQ_PANEL;
-    if (!ccq_gemv_serves(w, n0, n1))
+    n1 = n0 + (n1 - n0) / WIDTH * WIDTH;
+    if (rows > CCQ_FEW || !ccq_gemv_serves(w, n0, n1))
         return 0;
-    switch (rows) {
-    case 1: any(&p, n0, n1, 1); break;
-    case 2: any(&p, n0, n1, 2); break;
-    case 3: any(&p, n0, n1, 3); break;
-    case 4: any(&p, n0, n1, 4); break;
-    default: return 0;
-    }
+    for (int64_t r = 0; r < CCQ_FEW; r++)
+        p.x[r] = x + (r < rows ? r : rows - 1) * ldx;
+    if (rows == 1)
+        any(&p, n0, n1, 1);
+    else
+        any(&p, n0, n1, CCQ_FEW);
     return n1 - n0;
 }
