@@ -88,13 +88,28 @@ static ccq_code read_ids(const ccq_config *config, ccq_arch *arch, ccq_error *er
     return CCQ_OK;
 }
 
+static ccq_code read_real(const ccq_config *config, const char *key, double *value, ccq_error *err)
+{
+    if (ccq_config_double(config, key, value))
+        return CCQ_OK;
+    return bad(config, err, key,
+               ccq_config_kind(config, key) == CCQ_KIND_ABSENT ? "is missing" : "is not a number");
+}
+
 static ccq_code read_reals(const ccq_config *config, ccq_arch *arch, ccq_error *err)
 {
-    if (!ccq_config_double(config, "rms_norm_eps", &arch->eps))
-        return bad(config, err, "rms_norm_eps", "is missing");
-    if (!ccq_config_double(config, "rope_theta", &arch->rope_theta) &&
-        !ccq_config_double(config, "rope_parameters.rope_theta", &arch->rope_theta))
-        return bad(config, err, "rope_theta", "is missing");
+    static const char nested[] = "rope_parameters.rope_theta";
+    int inside = ccq_config_kind(config, nested) != CCQ_KIND_ABSENT;
+    int outside = ccq_config_kind(config, "rope_theta") != CCQ_KIND_ABSENT;
+    double other;
+    ccq_code code = read_real(config, "rms_norm_eps", &arch->eps, err);
+    if (!code)
+        code = read_real(config, inside && !outside ? nested : "rope_theta", &arch->rope_theta, err);
+    if (code)
+        return code;
+    if (inside && outside && ccq_config_double(config, nested, &other) && other != arch->rope_theta)
+        return ccq_fail(err, CCQ_CONFIG, "%s: \"rope_theta\" is %g, \"%s\" is %g",
+                        ccq_config_name(config), arch->rope_theta, nested, other);
     if (!(arch->eps > 0) || !(arch->eps < 1))
         return bad(config, err, "rms_norm_eps", "is not between 0 and 1");
     if (!(arch->rope_theta > 0) || !isfinite(arch->rope_theta))
@@ -124,6 +139,7 @@ ccq_code ccq_arch_read(const ccq_config *config, ccq_arch *arch, ccq_error *err)
         {"max_position_embeddings", 1, (int64_t)1 << 31, &arch->max_position},
     };
     ccq_code code = CCQ_OK;
+    int64_t number;
     size_t i;
     for (i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         code = read_size(config, sizes[i].key, sizes[i].required, sizes[i].max, sizes[i].value,
@@ -140,6 +156,8 @@ ccq_code ccq_arch_read(const ccq_config *config, ccq_arch *arch, ccq_error *err)
         return bad(config, err, "head_dim", "is odd");
     ccq_config_bool(config, "use_bias", &arch->use_bias);
     arch->aux_free = 1;
+    if (ccq_config_int(config, "moe_use_aux_free", &number))
+        arch->aux_free = number != 0;
     ccq_config_bool(config, "moe_use_aux_free", &arch->aux_free);
     code = read_reals(config, arch, err);
     if (!code)

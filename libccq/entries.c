@@ -51,7 +51,8 @@ static ccq_code take_unknown(opening *o, const ccq_tensor *t, size_t *refused, c
     char name[300];
     ccq_escape(name, sizeof name, t->name, strlen(t->name));
     if (t->rank == 1 && t->bytes &&
-        (t->dtype == CCQ_DT_BF16 || t->dtype == CCQ_DT_F16 || t->dtype == CCQ_DT_F32)) {
+        (t->dtype == CCQ_DT_BF16 || t->dtype == CCQ_DT_U16 || t->dtype == CCQ_DT_F16 ||
+         t->dtype == CCQ_DT_F32)) {
         ccq_entry *e = &src->entry[src->count++];
         e->name = t->name;
         e->role = CCQ_ROLE_VECTOR;
@@ -65,7 +66,8 @@ static ccq_code take_unknown(opening *o, const ccq_tensor *t, size_t *refused, c
     }
     if ((*refused)++ < 8) {
         size_t used = strlen(list);
-        snprintf(list + used, size - used, "%s\"%s\"", used ? ", " : "", name);
+        snprintf(list + used, size - used, "%s\"%s\" (%s, %u axes)", used ? ", " : "", name,
+                 ccq_dtype_name((ccq_dtype)t->dtype), t->rank);
     }
     return CCQ_OK;
 }
@@ -96,7 +98,7 @@ static ccq_code sort_names(opening *o)
             return ccq_fail(o->err, CCQ_NO_MEMORY, "%s: out of memory", src->dir);
     }
     if (refused)
-        return ccq_fail(o->err, CCQ_UNKNOWN, "%s: %zu unknown tensors: %s%s", src->dir, refused,
+        return ccq_fail(o->err, CCQ_UNKNOWN, "%s: unknown tensors (%zu): %s%s", src->dir, refused,
                         list, refused > 8 ? ", ..." : "");
     qsort(o->items, o->count, sizeof *o->items, compare_items);
     src->memory = o->name_at = malloc(names);

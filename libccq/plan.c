@@ -247,10 +247,13 @@ static ccq_code check_output(const ccq_plan *plan, ccq_error *err)
 }
 
 /* A shard may be a link: what it points to must not lie where the output goes. */
-static ccq_code check_shards(const ccq_plan *plan, ccq_error *err)
+static ccq_code check_shards(const ccq_plan *plan, const ccq_source *src, ccq_error *err)
 {
-    const ccq_source *src = plan->src;
     ccq_code code = CCQ_OK;
+    for (int r = 0; src->rank && r < src->ranks && !code; r++)
+        code = check_shards(plan, src->rank[r], err);
+    if (src->rank)
+        return code;
     for (size_t i = 0; src->files && i < ccq_checkpoint_shards(src->files) && !code; i++) {
         const char *name = ccq_checkpoint_shard(src->files, i)->name;
         char *path = ccq_path_join(src->dir, name);
@@ -271,7 +274,7 @@ static ccq_code check_paths(const ccq_plan *plan, ccq_error *err)
     if (ccq_path_inside(plan->src->dir, plan->output))
         return ccq_fail(err, CCQ_USAGE, "%s: the input directory is inside the output",
                         plan->output);
-    return check_shards(plan, err);
+    return check_shards(plan, plan->src, err);
 }
 
 static ccq_code check_space(ccq_plan *plan, ccq_error *err)

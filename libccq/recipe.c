@@ -290,6 +290,10 @@ ccq_code ccq_recipe_read(ccq_quantize_options *options, ccq_text_list *types, co
     unsigned bits = r.has & ~options->set;
     if ((options->set & CCQ_SET_SCHEME) && options->scheme != r.found.scheme)
         bits &= ~(unsigned)(CCQ_SET_W4_END | CCQ_SET_NAMES); /* they belong to its own scheme */
+    /* under bf16 the order is that of the input, under the others that of the output */
+    if ((options->set & CCQ_SET_SCHEME) &&
+        (options->scheme == CCQ_SCHEME_BF16) != (r.found.scheme == CCQ_SCHEME_BF16))
+        bits &= ~(unsigned)CCQ_SET_ORDER;
     fill(options, &r.found, bits);
     return CCQ_OK;
 }

@@ -209,14 +209,18 @@ static ccq_code rope_key(edits *e, ccq_error *err)
 static void moe_keys(edits *e)
 {
     const ccq_arch *arch = &e->plan->src->arch;
-    int use;
+    int use = 1;
     if (arch->experts < 1)
         return;
     want_int(e, "moe_num_shared_experts", arch->shared, "as the tensors are");
     want_int(e, "moe_layer_start_index", arch->moe_start, "as the tensors are");
     if (!arch->correction_bias)
         return;
-    if (!ccq_config_bool(e->in, "moe_use_aux_free", &use))
+    int64_t number;
+    if (ccq_config_int(e->in, "moe_use_aux_free", &number))
+        use = number != 0; /* as Python reads it */
+    if (ccq_config_kind(e->in, "moe_use_aux_free") != CCQ_KIND_NUMBER &&
+        !ccq_config_bool(e->in, "moe_use_aux_free", &use))
         change(e, "moe_use_aux_free", "true", "e_score_correction_bias is there to be used");
     else if (!use)
         e->failed |= ccq_text_add(&e->plan->warnings,
@@ -247,9 +251,6 @@ static void size_keys(edits *e)
     want_bool(e, "tie_word_embeddings", arch->tied,
               arch->tied ? "there is no lm_head.weight" : "lm_head.weight is there");
     missing_number(e, "num_key_value_heads", (double)arch->kv_heads);
-    missing_number(e, "vocab_size", (double)arch->vocab);
-    missing_number(e, "max_position_embeddings", (double)arch->max_position);
-    missing_number(e, "rms_norm_eps", arch->eps);
     if (!ccq_config_string(e->in, "hidden_act"))
         change(e, "hidden_act", "\"silu\"", "missing in the input");
 }

@@ -205,6 +205,29 @@ static ccq_code open_tensors(ccq_source *src, ccq_error *err)
 
 /* One checkpoint: config.json and recipe of dir, tensors of src->dir, which is dir itself
  * or a rank directory in it. */
+static int ends_with(const char *s, const char *end)
+{
+    size_t n = strlen(s), m = strlen(end);
+    return n >= m && strcmp(s + n - m, end) == 0;
+}
+
+/* FastDeploy would prefer the .pdparams; here the safetensors are the model. */
+static ccq_code note_unread(ccq_source *src, ccq_error *err)
+{
+    char **names, shown[300];
+    size_t count;
+    ccq_code code = ccq_dir_list(src->dir, &names, &count, err);
+    if (code)
+        return code;
+    for (size_t i = 0; i < count && !code; i++)
+        if (ends_with(names[i], ".pdparams") &&
+            !ends_with(ccq_checkpoint_shard(src->files, 0)->name, ".pdparams"))
+            code = ccq_source_note(src, "%s is not read: safetensors are there",
+                                   ccq_escape(shown, sizeof shown, names[i], strlen(names[i])));
+    ccq_names_free(names, count);
+    return code ? ccq_fail(err, code, "%s: out of memory", src->dir) : CCQ_OK;
+}
+
 static ccq_code open_one(ccq_source *src, const char *dir, const ccq_source_options *options,
                          ccq_error *err)
 {
@@ -219,6 +242,8 @@ static ccq_code open_one(ccq_source *src, const char *dir, const ccq_source_opti
         code = open_tensors(src, err);
     if (!code)
         code = read_recipe(src, dir, err);
+    if (!code)
+        code = note_unread(src, err);
     return code ? code : settle_order(src, options->order, err);
 }
 

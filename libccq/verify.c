@@ -184,6 +184,8 @@ static int is_shard(const ccq_verifier *v, const char *name)
 static void check_name(ccq_verifier *v, const char *name)
 {
     char shown[200];
+    if (v->files && ends_with(name, ".pdparams") && is_shard(v, name))
+        return; /* there is nothing else */
     if (ends_with(name, ".pdparams"))
         ccq_verify_add(v, CCQ_UNSUPPORTED, name, NULL,
                        "FastDeploy would read this file instead of the safetensors");

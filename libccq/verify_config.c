@@ -296,6 +296,12 @@ void ccq_verify_config(ccq_verifier *v)
             check_against_tensors(v);
         return;
     }
+    if (v->src && v->src->recipe && !v->src->arch.torch_names) { /* ours, and FastDeploy loads it */
+        check_present(v);
+        check_class(v);
+        check_format_keys(v);
+        check_against_tensors(v);
+    }
     if (!v->opened || !has(v, "quantization_config"))
         return;
     ccq_config_bool(v->config, BLOCK "is_quantized", &flag);

@@ -430,6 +430,28 @@ class Refusals(Case):
         os.unlink(self.out / "bf16.safetensors")
         self.assertEqual(digest(self.out), before)
 
+    def test_two_rope_thetas(self):
+        """Readers differ in which one they take."""
+        nested = {"rope_theta": 10000.0, "rope_type": "default"}
+        model = self.model(edit=lambda c: c.update(rope_parameters=nested))
+        self.refuse(65, model, self.out, says=["rope_theta", "500000", "10000"])
+
+    def test_number_as_text(self):
+        model = self.model(edit=lambda c: c.update(rope_theta="500000"))
+        self.refuse(65, model, self.out, says='"rope_theta" is not a number')
+
+    def test_unknown_matrix_is_named(self):
+        model = self.model()
+        raw = (model / "model.safetensors").read_bytes()
+        size = struct.unpack("<Q", raw[:8])[0]
+        head = json.loads(raw[8:8 + size])
+        head["ernie.strange"] = {"dtype": "I64", "shape": [1],
+                                 "data_offsets": [len(raw) - 8 - size, len(raw) - size]}
+        text = json.dumps(head).encode()
+        (model / "model.safetensors").write_bytes(
+            struct.pack("<Q", len(text)) + text + raw[8 + size:] + bytes(8))
+        self.refuse(65, model, self.out, says=["ernie.strange", "I64"])
+
     def test_no_rope_theta(self):
         self.refuse(65, self.model(edit=lambda c: c.pop("rope_theta")), self.out, says="rope_theta")
 

@@ -392,6 +392,19 @@ class Writing(Case):
         for p in (self.dir / "b").iterdir():
             self.assertEqual(p.read_bytes(), (self.dir / "a" / p.name).read_bytes())
 
+    def test_ranks_that_link_into_the_output(self):
+        """--overwrite would remove the weights it is about to read."""
+        real = self.dir / "real"
+        quantize(WORK / "bf16", real, "--scheme=bf16", "--tensor-parallel=2")
+        linked = self.dir / "linked"
+        shutil.copytree(real, linked)
+        for rank in "rank0", "rank1":
+            shard = linked / rank / "model.safetensors"
+            shard.unlink()
+            os.symlink(real / rank / "model.safetensors", shard)
+        self.refused(QUANTIZE, 64, "USAGE", "--overwrite", "--scheme=wint8", linked, real)
+        self.assertTrue((linked / "rank1" / "model.safetensors").exists())
+
     def test_overwrite(self):
         out = self.dir / "o"
         quantize(WORK / "bf16", out, "--tp", 4)

@@ -114,6 +114,8 @@ static int check_arguments(inspect *in)
         cli_error(&in->c, "--values: which ones? (--tensor REGEX)");
     else if (in->tp_rank >= 0 && in->verify)
         cli_error(&in->c, "--verify looks at all ranks: --tp-rank does not go with it");
+    else if (in->tp_rank >= 0 && in->against)
+        cli_error(&in->c, "--against compares whole matrices: --tp-rank does not go with it");
     else if (in->tp_rank >= 0 && in->compare)
         cli_error(&in->c, "--compare looks at all ranks: --tp-rank does not go with it");
     else

@@ -216,7 +216,13 @@ int inspect_file(inspect *in)
         status = cli_fail(&in->c, &err);
     } else {
         select_rows(&l, in);
-        if (in->compare)
+        if (in->pattern && !l.rows) {
+            cli_error(&in->c, "--tensor %s: no tensor matches", in->pattern);
+            status = CLI_USAGE;
+        } else if (in->compare && strncmp(l.format, "np", 2) == 0) {
+            cli_error(&in->c, "%s: %s files are listed, not compared", in->model, l.format);
+            status = CLI_USAGE;
+        } else if (in->compare)
             status = inspect_compare(in);
         if (!status && in->c.json)
             status = print_json(&l, in);
