@@ -104,7 +104,8 @@ static ccq_code read_reals(const ccq_config *config, ccq_arch *arch, ccq_error *
     double other;
     ccq_code code = read_real(config, "rms_norm_eps", &arch->eps, err);
     if (!code)
-        code = read_real(config, inside && !outside ? nested : "rope_theta", &arch->rope_theta, err);
+        code = read_real(config, inside && !outside ? nested : "rope_theta", &arch->rope_theta,
+                         err);
     if (code)
         return code;
     if (inside && outside && ccq_config_double(config, nested, &other) && other != arch->rope_theta)
