@@ -160,7 +160,7 @@ wint2_group(const product *p, int64_t k, const fields *f, group *g, const int or
                 int row = order == CCQ_ORDER_PLAIN ? 4 * q + a : 4 * a + q;
                 word[b][a] = word8(g->data + row * p->w->n + 8 * b, &g->line[b], up);
             }
-#pragma GCC unroll 16
+        CCQ_UNROLL
         for (int j = 0; j < 16; j++) {
             const int a = order == CCQ_ORDER_PLAIN ? j / 4 : j % 8 / 2;
             const int i = order == CCQ_ORDER_PLAIN ? j % 4 : j / 8 * 2 + j % 2;
@@ -246,7 +246,7 @@ integer_rows(const product *p, const __m256 *v, int64_t k, const fields *f, cons
             half[b][1][d] = _mm256_or_si256(_mm256_srli_epi32(both, 16), magic);
         }
     for (int i = 0; i < count; i++) {
-#pragma GCC unroll 8
+        CCQ_UNROLL
         for (int r = 0; r < 8; r++)
             for (int b = 0; b < BLOCKS; b++)
                 multiply(p, k + 8 * i + r, weight8(half[b][r % 2][r / 2], f, i, &s[b], fix), rows,

@@ -176,7 +176,7 @@ wint2_group(const product *p, int64_t k, const fields *f, group *g, const int or
                 int row = order == CCQ_ORDER_PLAIN ? 4 * q + a : 4 * a + q;
                 word[b][a] = word16(g->data + row * p->w->n + b * CCQ_PANEL, &g->line[b], up);
             }
-#pragma GCC unroll 16
+        CCQ_UNROLL
         for (int j = 0; j < 16; j++) {
             const int a = order == CCQ_ORDER_PLAIN ? j / 4 : j % 8 / 2;
             const int i = order == CCQ_ORDER_PLAIN ? j % 4 : j / 8 * 2 + j % 2;
@@ -312,7 +312,7 @@ integer_rows(const product *p, const __m512i *v, int64_t k, const fields *f, con
             half[b][1][d] = _mm512_srli_epi32(v[b * 16 + d], 16);
         }
     for (int i = 0; i < count; i++) {
-#pragma GCC unroll 8
+        CCQ_UNROLL
         for (int r = 0; r < 8; r++)
             for (int b = 0; b < BLOCKS; b++)
                 multiply(p, k + 8 * i + r, weight16(half[b][r % 2][r / 2], f, i, &s[b], fix), rows,
