@@ -58,6 +58,16 @@ ccq_code ccq_source_classify(ccq_source *src, ccq_error *err);
 
 ccq_code ccq_source_note(ccq_source *src, const char *fmt, ...) CCQ_PRINTF(2, 3);
 
+/* ---- source_read.c --------------------------------------------------------- */
+
+/* The one message for NaN and Inf. at is the first such element of rows row0..; bad
+ * counts them. */
+ccq_code ccq_nonfinite(const char *name, int64_t bad, int64_t at, int64_t row0, int64_t n,
+                       ccq_error *err);
+/* count elements of a stored tensor from element first, as bf16. */
+ccq_code ccq_read_elements(const ccq_source *src, const ccq_tensor *t, uint64_t first,
+                           uint64_t count, uint16_t *dst, ccq_error *err);
+
 /* ---- ranks.c -------------------------------------------------------------- */
 
 /* How many rank directories make up the model in dir; 0: it is not cut. */

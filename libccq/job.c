@@ -1,6 +1,6 @@
-/* Carries out a plan: tensor after tensor into staged shards, then the side
- * files, then one commit. */
-#include "libccq/job.h"
+/* Carries out a plan: tensor after tensor into staged shards, the next being read and
+ * the last written meanwhile, then the side files, then one commit. */
+#include "libccq/pipeline.h"
 #include "libccq/slice.h"
 
 #include "formats/file.h"
@@ -16,6 +16,8 @@
 typedef struct job {
     const ccq_plan *plan;
     ccq_engine engine;
+    ccq_pipe *pipe;
+    ccq_planes planes; /* of the slice at work */
     ccq_stage *stage;
     /* rank after rank */
     ccq_out **out;  /* by shard; NULL before its first and after its last tensor */
@@ -79,61 +81,97 @@ static ccq_code put(void *ctx, size_t tensor, uint64_t offset, const void *data,
     return ccq_out_close(out, err);
 }
 
+/* ---- Tensors -------------------------------------------------------------------------- */
+
 /* Slices first, each encoded with scales of its own. */
-static ccq_code quantize_rank(job *j, const ccq_action *a, const uint16_t *whole, uint16_t *part,
-                              ccq_outcome *outcome, ccq_error *err)
+static ccq_code whole_rank(job *j, const ccq_action *a, int rank, const uint16_t *whole,
+                           uint16_t *part, ccq_planes *planes, ccq_outcome *outcome, ccq_error *err)
 {
-    size_t first = (size_t)j->engine.rank * ccq_layout_count(j->plan->layout);
-    ccq_planes planes = {0};
+    size_t first = (size_t)rank * ccq_layout_count(j->plan->layout);
+    ccq_columns c = {a, rank, 0, a->n, part ? part : whole};
     ccq_slice slice;
-    ccq_slice_of(&j->plan->src->arch, a->entry, j->engine.rank, j->plan->ranks, &slice);
+    ccq_slice_of(&j->plan->src->arch, a->entry, rank, j->plan->ranks, &slice);
     if (part)
         ccq_slice_take(&slice, whole, part);
-    ccq_code code = ccq_quantize_slice(&j->engine, a, part ? part : whole, &planes, outcome, err);
+    ccq_planes_place(planes, a, planes->memory);
+    ccq_code code = ccq_quantize_columns(&j->engine, &c, planes, outcome, err);
     for (int i = 0; !code && i < a->tensors; i++)
-        code = put(j, first + a->tensor[i], 0, planes.plane[i], planes.bytes[i], 1, err);
-    ccq_planes_free(&planes);
+        code = put(j, first + a->tensor[i], 0, planes->plane[i], planes->bytes[i], 1, err);
     return code;
 }
 
-static ccq_code quantize(job *j, const ccq_action *a, ccq_outcome *outcome, ccq_error *err)
+static ccq_code whole_matrix(job *j, const ccq_action *a, ccq_outcome *outcome, ccq_error *err)
 {
     uint16_t *whole = NULL, *part = NULL;
-    ccq_code code = CCQ_OK;
-    *outcome = (ccq_outcome){0};
+    ccq_planes planes = {.memory = malloc((size_t)ccq_planes_size(a))};
+    ccq_code code = planes.memory ? CCQ_OK : no_memory(err);
     if (j->plan->ranks > 1 && !(part = malloc((size_t)a->k * (size_t)a->n * sizeof *part)))
         code = no_memory(err);
     if (!code)
         code = ccq_read_matrix(&j->engine, a, &whole, err);
-    for (j->engine.rank = 0; !code && j->engine.rank < j->plan->ranks; j->engine.rank++)
-        code = quantize_rank(j, a, whole, part, outcome, err);
+    for (int rank = 0; !code && rank < j->plan->ranks; rank++)
+        code = whole_rank(j, a, rank, whole, part, &planes, outcome, err);
     free(part);
     free(whole);
+    free(planes.memory);
     return code;
+}
+
+/* What cannot be read ahead, with nothing left for the writer. */
+static ccq_code work_whole(job *j, const ccq_action *a, ccq_outcome *outcome, ccq_error *err)
+{
+    ccq_code code = ccq_pipe_drain(j->pipe, err);
+    if (code)
+        return code;
+    return ccq_is_quantized(a->to) ? whole_matrix(j, a, outcome, err)
+                                   : ccq_copy_tensor(&j->engine, a, put, j, err);
+}
+
+static ccq_code work_block(job *j, const ccq_action *a, const ccq_unit *u, ccq_outcome *outcome,
+                           ccq_error *err)
+{
+    ccq_columns c = {a, u->rank, u->n0, u->nc, u->data};
+    ccq_code code = u->n0 ? CCQ_OK : ccq_pipe_planes(j->pipe, a, &j->planes, err);
+    if (!code)
+        code = ccq_quantize_columns(&j->engine, &c, &j->planes, outcome, err);
+    ccq_pipe_done(j->pipe, u);
+    return code || !u->last ? code : ccq_pipe_write(j->pipe, a, u->rank, &j->planes, err);
+}
+
+static void report_done(job *j, size_t i, const ccq_outcome *outcome)
+{
+    const ccq_quantize_run_options *run = j->engine.run;
+    ccq_progress *done = &j->engine.done;
+    done->tensors++;
+    done->bytes_in += j->plan->action[i].bytes_in;
+    done->bytes_out += j->plan->action[i].bytes_out;
+    if (run->progress)
+        run->progress(run->ctx, done);
+    if (run->tensor)
+        run->tensor(run->ctx, i, outcome);
 }
 
 static ccq_code all_tensors(job *j, ccq_quantize_result *result, ccq_error *err)
 {
-    const ccq_quantize_run_options *run = j->engine.run;
-    for (size_t i = 0; i < j->plan->count; i++) {
-        const ccq_action *a = &j->plan->action[i];
-        ccq_outcome *o = &result->outcome[i];
-        ccq_code code = ccq_engine_poll(&j->engine, err);
-        if (!code)
-            code = a->to == CCQ_TYPE_F32 || a->to == CCQ_TYPE_BF16
-                       ? ccq_copy_tensor(&j->engine, a, put, j, err)
-                       : quantize(j, a, o, err);
-        if (code)
-            return code;
-        j->engine.done.tensors++;
-        j->engine.done.bytes_in += a->bytes_in;
-        j->engine.done.bytes_out += a->bytes_out;
-        if (run->progress)
-            run->progress(run->ctx, &j->engine.done);
-        if (run->tensor)
-            run->tensor(run->ctx, i, o);
+    ccq_unit u;
+    int more;
+    ccq_code code = ccq_pipe_open(&j->pipe, &j->engine, put, j, err);
+    while (!code && !(code = ccq_pipe_next(j->pipe, &u, &more, err)) && more) {
+        const ccq_action *a = &j->plan->action[u.action];
+        code = ccq_engine_poll(&j->engine, err);
+        if (!code && u.kind == CCQ_UNIT_BLOCK)
+            code = work_block(j, a, &u, &result->outcome[u.action], err);
+        else if (!code && u.kind == CCQ_UNIT_WINDOW)
+            code = ccq_pipe_pass(j->pipe, &u, err);
+        else if (!code)
+            code = work_whole(j, a, &result->outcome[u.action], err);
+        if (!code && u.last && u.rank == j->plan->ranks - 1)
+            report_done(j, u.action, &result->outcome[u.action]);
     }
-    return CCQ_OK;
+    if (!code)
+        code = ccq_pipe_drain(j->pipe, err);
+    ccq_pipe_close(j->pipe);
+    return code;
 }
 
 /* ---- Side files --------------------------------------------------------------------- */

@@ -66,15 +66,39 @@ typedef struct ccq_planes {
     ccq_type type;
     int64_t k, n;
     int count;
+    void *memory; /* all of them */
     void *plane[5];
     uint64_t bytes[5];
 } ccq_planes;
 
-ccq_code ccq_planes_new(ccq_planes *p, const ccq_action *a, ccq_error *err);
-void ccq_planes_free(ccq_planes *p); /* safe on zeros */
+/* Bytes of memory for the planes of a rank's slice, and those planes in it, zeroed. */
+uint64_t ccq_planes_size(const ccq_action *a);
+void ccq_planes_place(ccq_planes *p, const ccq_action *a, void *memory);
 /* Columns n0..n0+count-1; bytes and local of column j start at j * their length.
  * Different columns may be placed at once. */
 void ccq_planes_place_wint2(ccq_planes *p, int64_t n0, int count, const ccq_column *column);
+
+/* ---- budget.c: memory --------------------------------------------------------- */
+
+int ccq_is_quantized(ccq_type type);
+/* 1 for what is not read ahead, and not in parts: quantized or joined inputs, and float
+ * tensors under torch names. */
+int ccq_works_whole(const ccq_plan *plan, const ccq_action *a);
+
+typedef struct ccq_budget {
+    uint64_t in, out; /* the rings of what has been read, and of what is to be written */
+    uint64_t whole;   /* for what is worked whole */
+    uint64_t base;    /* the rest of the process */
+    uint64_t total;   /* these four */
+    uint64_t least;   /* the smallest limit that the job can keep */
+    uint64_t columns; /* of the widest matrix that is quantized */
+} ccq_budget;
+
+/* limit: bytes, 0 = none. A smaller one than least is treated as least. */
+void ccq_budget_of(const ccq_plan *plan, int threads, uint64_t limit, ccq_budget *b);
+/* Columns of a block, and rows of a window, that are read at once. */
+int64_t ccq_block_columns(const ccq_budget *b, const ccq_action *a);
+int64_t ccq_window_rows(const ccq_budget *b, const ccq_action *a);
 
 /* ---- quantize.c: one tensor -------------------------------------------------- */
 
@@ -87,25 +111,37 @@ typedef struct ccq_worker {
 typedef struct ccq_engine {
     const ccq_plan *plan;
     const ccq_quantize_run_options *run;
+    ccq_budget budget;
     ccq_encoder encoder;
     ccq_worker *worker; /* one a pool thread */
     int workers;
+    double *figures; /* by column: error, energy, largest error */
+    uint8_t *status; /* CCQ_COLUMN_* */
     uint64_t encode_weights;
-    int rank;          /* whose slice is at work */
     ccq_progress done; /* finished tensors */
 } ccq_engine;
 
+/* USAGE when run->mem_limit is too small. */
 ccq_code ccq_engine_init(ccq_engine *engine, const ccq_plan *plan,
                          const ccq_quantize_run_options *run, ccq_error *err);
 void ccq_engine_free(ccq_engine *engine);
+/* Scratch of a thread. */
+uint64_t ccq_tile_memory(const ccq_plan *plan);
 /* INTERRUPTED when the caller wants to stop. */
 ccq_code ccq_engine_poll(const ccq_engine *engine, ccq_error *err);
 /* The matrix of an action's entry, whole, in bf16; the caller frees it. */
 ccq_code ccq_read_matrix(const ccq_engine *engine, const ccq_action *a, uint16_t **w,
                          ccq_error *err);
-/* Encodes the slice w [a->k][a->n] of engine->rank over the pool; adds to outcome. */
-ccq_code ccq_quantize_slice(ccq_engine *engine, const ccq_action *a, const uint16_t *w,
-                            ccq_planes *planes, ccq_outcome *outcome, ccq_error *err);
+/* Columns n0..n0+nc-1 of a rank's slice. */
+typedef struct ccq_columns {
+    const ccq_action *a;
+    int rank;
+    int64_t n0, nc;
+    const uint16_t *w; /* [a->k][nc] */
+} ccq_columns;
+/* Encodes them over the pool into their place in the planes; adds to outcome. */
+ccq_code ccq_quantize_columns(ccq_engine *engine, const ccq_columns *c, ccq_planes *planes,
+                              ccq_outcome *outcome, ccq_error *err);
 
 /* ---- copy.c: tensors that stay float ----------------------------------------- */
 

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LOCAL_ROWS = 2 * CCQ_GROUP }; /* rows behind one byte of local scales */
+enum { ALIGN = 64, LOCAL_ROWS = 2 * CCQ_GROUP }; /* rows behind a byte of local scales */
 
 const char *ccq_bytes_kind_name(int kind)
 {
@@ -190,28 +190,37 @@ int ccq_stored_bytes(const ccq_stored *s, uint64_t *bytes)
     return 0;
 }
 
-ccq_code ccq_planes_new(ccq_planes *p, const ccq_action *a, ccq_error *err)
+/* A vector or a matrix of a quantized tensor never passes 2^64 bytes: the plan has summed it. */
+static int plane_sizes(const ccq_action *a, uint64_t bytes[5], uint64_t *size)
 {
     ccq_stored stored[5];
-    *p = (ccq_planes){.type = a->to, .k = a->k, .n = a->n};
-    p->count = ccq_pack_describe(a, NULL, CCQ_NAMES_PADDLE, stored);
-    for (int i = 0; i < p->count; i++) {
-        int bad = ccq_stored_bytes(&stored[i], &p->bytes[i]) || p->bytes[i] > SIZE_MAX;
-        p->plane[i] = bad ? NULL : calloc(1, p->bytes[i] ? (size_t)p->bytes[i] : 1);
-        if (!p->plane[i]) {
-            ccq_planes_free(p);
-            return ccq_fail(err, CCQ_NO_MEMORY, "%s%s: out of memory", a->entry->name,
-                            stored[i].suffix);
-        }
+    int count = ccq_pack_describe(a, NULL, CCQ_NAMES_PADDLE, stored);
+    *size = 0;
+    for (int i = 0; i < count; i++) {
+        ccq_stored_bytes(&stored[i], &bytes[i]);
+        *size += (bytes[i] + ALIGN - 1) / ALIGN * ALIGN;
     }
-    return CCQ_OK;
+    return count;
 }
 
-void ccq_planes_free(ccq_planes *p)
+uint64_t ccq_planes_size(const ccq_action *a)
 {
-    for (int i = 0; i < p->count; i++)
-        free(p->plane[i]);
-    *p = (ccq_planes){0};
+    uint64_t bytes[5], size;
+    plane_sizes(a, bytes, &size);
+    return size;
+}
+
+void ccq_planes_place(ccq_planes *p, const ccq_action *a, void *memory)
+{
+    uint64_t size;
+    char *at = memory;
+    *p = (ccq_planes){.type = a->to, .k = a->k, .n = a->n, .memory = memory};
+    p->count = plane_sizes(a, p->bytes, &size);
+    memset(memory, 0, (size_t)size);
+    for (int i = 0; i < p->count; i++) {
+        p->plane[i] = at;
+        at += (p->bytes[i] + ALIGN - 1) / ALIGN * ALIGN;
+    }
 }
 
 void ccq_planes_place_wint2(ccq_planes *p, int64_t n0, int count, const ccq_column *column)

@@ -1,7 +1,7 @@
-/* One tensor: its matrix is read whole, its columns are encoded in tiles (strips
- * of blocks for block_wise_fp8) over the pool, the planes come out. Columns are
- * independent of each other and figures are summed by column afterwards, so
- * threads leave no trace. */
+/* Columns of a matrix are encoded in tiles (strips of blocks for block_wise_fp8) over
+ * the pool, into their place in the planes. They are independent of each other and
+ * figures are summed by column afterwards, so threads and the size of blocks leave no
+ * trace. */
 #include "libccq/job.h"
 
 #include <inttypes.h>
@@ -14,13 +14,13 @@
 
 enum { TILE = CCQ_PANEL }; /* columns: 32 bytes of a bf16 row, half a cache line */
 
-/* What the tiles of one matrix share. */
+/* What the tiles of a block of columns share. */
 typedef struct batch {
     ccq_engine *engine;
     const ccq_action *a;
-    const uint16_t *w; /* [k][n] */
+    const ccq_columns *c;
     ccq_planes *planes;
-    double *error, *energy, *max_error; /* by column; fp8: by the first of a strip */
+    double *error, *energy, *max_error; /* by column of the block; fp8: the first of a strip */
     uint8_t *status;                    /* CCQ_COLUMN_* */
     atomic_int stop;
     atomic_llong columns; /* done */
@@ -50,39 +50,28 @@ static size_t tile_layout(char *base, int64_t k, tile_memory *m)
     return x + scratch + bytes + local;
 }
 
-static int is_quantized(ccq_type type)
-{
-    return type != CCQ_TYPE_BF16 && type != CCQ_TYPE_F32;
-}
-
 static int64_t longest_column(const ccq_plan *plan)
 {
     int64_t k = CCQ_GROUP;
     for (size_t i = 0; i < plan->count; i++)
-        if (is_quantized(plan->action[i].to) && plan->action[i].k > k)
+        if (ccq_is_quantized(plan->action[i].to) && plan->action[i].k > k)
             k = plan->action[i].k;
     return k;
 }
 
-uint64_t ccq_plan_memory(const ccq_plan *plan, int threads)
+uint64_t ccq_tile_memory(const ccq_plan *plan)
 {
-    uint64_t most = 0;
-    for (size_t i = 0; i < plan->count; i++) {
-        const ccq_action *a = &plan->action[i];
-        const ccq_entry *e = a->entry;
-        uint64_t need;
-        if (is_quantized(a->to))
-            need = a->bytes_out / (uint64_t)plan->ranks + 25 * (uint64_t)a->n +
-                   2 * ccq_entry_parameters(e) +
-                   (plan->ranks > 1 ? 2 * (uint64_t)a->k * (uint64_t)a->n : 0);
-        else
-            need = ccq_copy_memory(plan, a);
-        if (e->pieces > 1 || e->piece[0].transposed) /* a piece before it is placed */
-            need += e->piece[0].tensor->bytes;
-        if (need > most)
-            most = need;
-    }
-    return most + (uint64_t)threads * tile_layout(NULL, longest_column(plan), NULL);
+    return tile_layout(NULL, longest_column(plan), NULL);
+}
+
+static ccq_code check_limit(const ccq_engine *engine, ccq_error *err)
+{
+    uint64_t limit = engine->run->mem_limit, least = engine->budget.least;
+    return !limit || limit >= least || !engine->plan->fits /* which is told first */
+               ? CCQ_OK
+               : ccq_fail(err, CCQ_USAGE,
+                          "memory limit of %llu bytes: this job with %d threads needs %llu",
+                          (unsigned long long)limit, engine->workers, (unsigned long long)least);
 }
 
 ccq_code ccq_engine_init(ccq_engine *engine, const ccq_plan *plan,
@@ -91,16 +80,17 @@ ccq_code ccq_engine_init(ccq_engine *engine, const ccq_plan *plan,
     *engine = (ccq_engine){.plan = plan, .run = run, .workers = ccq_pool_threads(run->pool)};
     if (ccq_encoder_init(&engine->encoder))
         return ccq_fail(err, CCQ_BUG, "encoder: a built-in code line fails its proof");
+    ccq_budget_of(plan, engine->workers, run->mem_limit, &engine->budget);
+    if (check_limit(engine, err))
+        return CCQ_USAGE;
+    size_t size = (size_t)ccq_tile_memory(plan), n = (size_t)engine->budget.columns + 1;
     engine->worker = calloc((size_t)engine->workers, sizeof *engine->worker);
-    size_t size = tile_layout(NULL, longest_column(plan), NULL);
-    for (int i = 0; engine->worker && i < engine->workers; i++) {
-        engine->worker[i].memory = aligned_alloc(64, size);
-        if (!engine->worker[i].memory) {
-            ccq_engine_free(engine);
-            break;
-        }
-    }
-    return engine->worker ? CCQ_OK : ccq_fail(err, CCQ_NO_MEMORY, "encoder: out of memory");
+    engine->figures = malloc(3 * n * sizeof *engine->figures);
+    engine->status = malloc(n);
+    int good = engine->worker && engine->figures && engine->status;
+    for (int i = 0; good && i < engine->workers; i++)
+        good = (engine->worker[i].memory = aligned_alloc(64, size)) != NULL;
+    return good ? CCQ_OK : ccq_fail(err, CCQ_NO_MEMORY, "encoder: out of memory");
 }
 
 void ccq_engine_free(ccq_engine *engine)
@@ -108,6 +98,8 @@ void ccq_engine_free(ccq_engine *engine)
     for (int i = 0; engine->worker && i < engine->workers; i++)
         free(engine->worker[i].memory);
     free(engine->worker);
+    free(engine->figures);
+    free(engine->status);
     engine->worker = NULL;
 }
 
@@ -132,7 +124,7 @@ static double cpu_seconds(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static void encode_wint2(batch *b, int64_t n0, int count, ccq_worker *worker, tile_memory *m)
+static void encode_wint2(batch *b, int64_t at, int count, ccq_worker *worker, tile_memory *m)
 {
     const ccq_quantize_options *o = &b->engine->plan->options;
     ccq_encode_params p = {o->effort, o->gain, o->order};
@@ -146,26 +138,26 @@ static void encode_wint2(batch *b, int64_t n0, int count, ccq_worker *worker, ti
                      m->scratch);
     worker->encode_s += cpu_seconds() - begin;
     for (int j = 0; j < count; j++) {
-        b->error[n0 + j] = column[j].error;
-        b->energy[n0 + j] = column[j].energy;
-        b->max_error[n0 + j] = column[j].max_error;
-        b->status[n0 + j] = (uint8_t)column[j].status;
+        b->error[at + j] = column[j].error;
+        b->energy[at + j] = column[j].energy;
+        b->max_error[at + j] = column[j].max_error;
+        b->status[at + j] = (uint8_t)column[j].status;
     }
-    ccq_planes_place_wint2(b->planes, n0, count, column);
+    ccq_planes_place_wint2(b->planes, b->c->n0 + at, count, column);
 }
 
-static void encode_weight_only(batch *b, int64_t n0, int count, tile_memory *m)
+static void encode_weight_only(batch *b, int64_t at, int count, tile_memory *m)
 {
     int bits = b->planes->type == CCQ_TYPE_WINT8 ? 8 : 4;
     ccq_weight_only figures;
     ccq_weight_only_panel(b->engine->run->ops, bits, b->engine->plan->options.rule, m->x, b->a->k,
-                          n0, count, b->planes->plane[0], &figures);
+                          b->c->n0 + at, count, b->planes->plane[0], &figures);
     for (int j = 0; j < count; j++) {
-        b->error[n0 + j] = figures.error[j];
-        b->energy[n0 + j] = figures.energy[j];
-        b->max_error[n0 + j] = figures.max_error[j];
-        b->status[n0 + j] = (uint8_t)figures.status[j];
-        ((uint16_t *)b->planes->plane[1])[n0 + j] = figures.scale[j];
+        b->error[at + j] = figures.error[j];
+        b->energy[at + j] = figures.energy[j];
+        b->max_error[at + j] = figures.max_error[j];
+        b->status[at + j] = (uint8_t)figures.status[j];
+        ((uint16_t *)b->planes->plane[1])[b->c->n0 + at + j] = figures.scale[j];
     }
 }
 
@@ -188,8 +180,8 @@ static void report(batch *b, int worker)
     const ccq_quantize_run_options *run = b->engine->run;
     if (worker != 0 || !run->progress)
         return;
-    double share = ((double)atomic_load(&b->columns) / (double)b->a->n + b->engine->rank) /
-                   b->engine->plan->ranks;
+    double columns = (double)(b->c->n0 + atomic_load(&b->columns));
+    double share = (columns / (double)b->a->n + b->c->rank) / b->engine->plan->ranks;
     ccq_progress p = b->engine->done;
     p.bytes_in += (uint64_t)(share * (double)b->a->bytes_in);
     p.bytes_out += (uint64_t)(share * (double)b->a->bytes_out);
@@ -207,22 +199,22 @@ static int stopped(batch *b)
 static void encode_strip(void *ctx, size_t i, int number)
 {
     batch *b = ctx;
-    int64_t k = b->a->k, n = b->a->n, n0 = (int64_t)i * CCQ_FP8_BLOCK;
-    int64_t strips = (n + CCQ_FP8_BLOCK - 1) / CCQ_FP8_BLOCK;
-    int cols = n - n0 < CCQ_FP8_BLOCK ? (int)(n - n0) : CCQ_FP8_BLOCK;
+    int64_t k = b->a->k, n = b->a->n, nc = b->c->nc, at = (int64_t)i * CCQ_FP8_BLOCK;
+    int64_t n0 = b->c->n0 + at, strips = (n + CCQ_FP8_BLOCK - 1) / CCQ_FP8_BLOCK;
+    int cols = nc - at < CCQ_FP8_BLOCK ? (int)(nc - at) : CCQ_FP8_BLOCK;
     uint8_t *q = b->planes->plane[0];
-    float *scale = b->planes->plane[1];
+    float *scale = (float *)b->planes->plane[1] + n0 / CCQ_FP8_BLOCK;
     ccq_fp8_error sum = {0, 0, 0};
     if (stopped(b))
         return;
     for (int64_t k0 = 0; k0 < k; k0 += CCQ_FP8_BLOCK) {
         int rows = k - k0 < CCQ_FP8_BLOCK ? (int)(k - k0) : CCQ_FP8_BLOCK;
-        ccq_fp8_block(b->w + k0 * n + n0, n, rows, cols, q + k0 * n + n0, n,
-                      &scale[k0 / CCQ_FP8_BLOCK * strips + (int64_t)i], &sum);
+        ccq_fp8_block(b->c->w + k0 * nc + at, nc, rows, cols, q + k0 * n + n0, n,
+                      &scale[k0 / CCQ_FP8_BLOCK * strips], &sum);
     }
-    b->error[n0] = sum.error;
-    b->energy[n0] = sum.energy;
-    b->max_error[n0] = sum.max_error;
+    b->error[at] = sum.error;
+    b->energy[at] = sum.energy;
+    b->max_error[at] = sum.max_error;
     atomic_fetch_add(&b->columns, cols);
     report(b, number);
 }
@@ -233,28 +225,28 @@ static void encode_tile(void *ctx, size_t i, int number)
     if (stopped(b))
         return;
     ccq_worker *worker = &b->engine->worker[number];
-    int64_t k = b->a->k, n = b->a->n, n0 = (int64_t)i * TILE;
-    int count = n - n0 < TILE ? (int)(n - n0) : TILE;
+    int64_t k = b->a->k, nc = b->c->nc, at = (int64_t)i * TILE;
+    int count = nc - at < TILE ? (int)(nc - at) : TILE;
     tile_memory m;
     tile_layout(worker->memory, k, &m);
-    widen_tile(b->w + n0, n, k, count, m.x);
+    widen_tile(b->c->w + at, nc, k, count, m.x);
     if (b->planes->type == CCQ_TYPE_WINT2)
-        encode_wint2(b, n0, count, worker, &m);
+        encode_wint2(b, at, count, worker, &m);
     else
-        encode_weight_only(b, n0, count, &m);
+        encode_weight_only(b, at, count, &m);
     atomic_fetch_add(&b->columns, count);
     report(b, number);
 }
 
-/* ---- The whole matrix ----------------------------------------------------------- */
+/* ---- A block of columns ----------------------------------------------------------- */
 
-static ccq_code huge_column(const batch *b, int64_t n, ccq_error *err)
+static ccq_code huge_column(const batch *b, int64_t at, ccq_error *err)
 {
     const ccq_entry *e = b->a->entry;
     float most = 0;
-    int64_t row = 0;
+    int64_t row = 0, n = b->c->n0 + at;
     for (int64_t r = 0; r < b->a->k; r++) {
-        float w = fabsf(ccq_bf16_to_f32(b->w[r * b->a->n + n]));
+        float w = fabsf(ccq_bf16_to_f32(b->c->w[r * b->c->nc + at]));
         if (w > most) {
             most = w;
             row = r;
@@ -263,7 +255,7 @@ static ccq_code huge_column(const batch *b, int64_t n, ccq_error *err)
     char name[256], rank[32] = "";
     ccq_escape(name, sizeof name, e->name, strlen(e->name));
     if (b->engine->plan->ranks > 1)
-        snprintf(rank, sizeof rank, "rank%d/", b->engine->rank);
+        snprintf(rank, sizeof rank, "rank%d/", b->c->rank);
     return ccq_fail(err, CCQ_NONFINITE,
                     "%s%s: column %" PRId64 ": |w| = %g at [%" PRId64 ",%" PRId64
                     "]: as %s its largest decoded weight would not be finite in bf16",
@@ -272,7 +264,7 @@ static ccq_code huge_column(const batch *b, int64_t n, ccq_error *err)
 
 static ccq_code gather(const batch *b, ccq_outcome *out, ccq_error *err)
 {
-    for (int64_t n = 0; n < b->a->n; n++) {
+    for (int64_t n = 0; n < b->c->nc; n++) {
         if (b->status[n] == CCQ_COLUMN_HUGE)
             return huge_column(b, n, err);
         out->error += b->error[n];
@@ -300,37 +292,22 @@ ccq_code ccq_read_matrix(const ccq_engine *engine, const ccq_action *a, uint16_t
     return code;
 }
 
-static void encode(batch *b)
+ccq_code ccq_quantize_columns(ccq_engine *engine, const ccq_columns *c, ccq_planes *planes,
+                              ccq_outcome *outcome, ccq_error *err)
 {
-    int fp8 = b->a->to == CCQ_TYPE_FP8;
+    size_t n = (size_t)c->nc;
+    int fp8 = c->a->to == CCQ_TYPE_FP8;
     size_t unit = fp8 ? CCQ_FP8_BLOCK : TILE;
-    ccq_pool_run(b->engine->run->pool, ((size_t)b->a->n + unit - 1) / unit,
-                 fp8 ? encode_strip : encode_tile, b);
-}
-
-ccq_code ccq_quantize_slice(ccq_engine *engine, const ccq_action *a, const uint16_t *w,
-                            ccq_planes *planes, ccq_outcome *outcome, ccq_error *err)
-{
-    size_t n = (size_t)a->n;
-    double *figures = calloc(3 * n, sizeof *figures);
-    uint8_t *status = calloc(n, 1);
-    ccq_code code = figures && status ? ccq_planes_new(planes, a, err)
-                                      : ccq_fail(err, CCQ_NO_MEMORY, "%s: out of memory",
-                                                 a->entry->name);
-    if (code)
-        goto done;
-    batch b = {.engine = engine, .a = a, .w = w, .planes = planes, .error = figures,
-               .energy = figures + n, .max_error = figures + 2 * n, .status = status};
-    encode(&b);
-    code = ccq_engine_poll(engine, err);
+    batch b = {.engine = engine, .a = c->a, .c = c, .planes = planes, .error = engine->figures,
+               .energy = engine->figures + n, .max_error = engine->figures + 2 * n,
+               .status = engine->status};
+    memset(engine->figures, 0, 3 * n * sizeof *engine->figures);
+    memset(engine->status, 0, n);
+    ccq_pool_run(engine->run->pool, (n + unit - 1) / unit, fp8 ? encode_strip : encode_tile, &b);
+    ccq_code code = ccq_engine_poll(engine, err);
     if (!code)
         code = gather(&b, outcome, err);
-    if (!code && a->to == CCQ_TYPE_WINT2)
-        engine->encode_weights += (uint64_t)a->k * (uint64_t)a->n;
-    if (code)
-        ccq_planes_free(planes);
-done:
-    free(status);
-    free(figures);
+    if (!code && c->a->to == CCQ_TYPE_WINT2)
+        engine->encode_weights += (uint64_t)c->a->k * (uint64_t)c->nc;
     return code;
 }

@@ -174,9 +174,10 @@ typedef struct ccq_plan {
 ccq_code ccq_plan_make(ccq_plan **plan, const ccq_source *src,
                        const ccq_quantize_options *options, const char *output, ccq_error *err);
 void ccq_plan_free(ccq_plan *plan); /* NULL is fine */
-/* Bytes of memory the job will want at most, beside the tool itself: one matrix
- * in and out, or one window, and the scratch of the threads. */
-uint64_t ccq_plan_memory(const ccq_plan *plan, int threads);
+/* Bytes of memory the process will hold at most during the job: as many as let it read,
+ * encode and write at once, or limit (0 = none) where that is less. *least (NULL allowed):
+ * the smallest limit that the job can keep. */
+uint64_t ccq_plan_memory(const ccq_plan *plan, int threads, uint64_t limit, uint64_t *least);
 /* Text of ccq_recipe.json: the options that repeat this output. The caller
  * frees it; NULL: out of memory. */
 char *ccq_recipe_text(const ccq_plan *plan, size_t *size);
@@ -207,7 +208,8 @@ typedef struct ccq_quantize_run_options {
     void *ctx;
     int (*cancelled)(void *ctx); /* 1: stop, clean up, INTERRUPTED */
     void (*progress)(void *ctx, const ccq_progress *p);
-    void (*tensor)(void *ctx, size_t i, const ccq_outcome *o); /* action i is written */
+    void (*tensor)(void *ctx, size_t i, const ccq_outcome *o); /* action i is encoded */
+    uint64_t mem_limit; /* bytes of memory for all of the process; 0: none */
 } ccq_quantize_run_options;
 
 typedef struct ccq_quantize_result {
@@ -221,7 +223,8 @@ typedef struct ccq_quantize_result {
 
 /* Writes the plan's output whole, or leaves nothing behind (an old checkpoint
  * under overwrite stays as it was unless the commit itself fails). Codes: those
- * of the readers and of the stage, NO_SPACE, NONFINITE, INTERRUPTED. */
+ * of the readers and of the stage, USAGE (mem_limit is too small; nothing has been
+ * created), NO_SPACE, NONFINITE, INTERRUPTED. */
 ccq_code ccq_quantize_run(const ccq_plan *plan, const ccq_quantize_run_options *run,
                           ccq_quantize_result *result, ccq_error *err);
 void ccq_quantize_result_free(ccq_quantize_result *result);

@@ -171,7 +171,14 @@ ccq_code ccq_source_read_bf16(const ccq_source *src, const ccq_entry *e, uint16_
 /* Rows k0..k0+kc-1 of it; entries with transposed or several pieces are BUG here. */
 ccq_code ccq_source_read_rows(const ccq_source *src, const ccq_entry *e, int64_t k0, int64_t kc,
                               uint16_t *dst, ccq_error *err);
-/* The same as fp32; router and correction bias are not rounded, whatever they come in. */
+/* Rows k0..k0+kc-1, columns n0..n0+nc-1 of an entry that is neither quantized nor joined
+ * from ranks, to dst with row stride ld >= nc; values are not looked at. Quick for whole
+ * rows (of a transposed tensor: whole columns), and good where a row's part is long. */
+ccq_code ccq_source_read_block(const ccq_source *src, const ccq_entry *e, int64_t k0, int64_t kc,
+                               int64_t n0, int64_t nc, uint16_t *dst, int64_t ld, ccq_error *err);
+/* For who found NaN or Inf in a block: NONFINITE, naming tensor, number and first index. */
+ccq_code ccq_source_blame(const ccq_source *src, const ccq_entry *e, ccq_error *err);
+/* The whole as fp32; router and correction bias are not rounded, whatever they come in. */
 ccq_code ccq_source_read_f32(const ccq_source *src, const ccq_entry *e, float *dst,
                              ccq_error *err);
 /* A linear (or embedding, or head) as it is stored, for the kernels. *memory

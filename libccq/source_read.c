@@ -7,10 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The one message for NaN and Inf. at is the first such element of rows
- * row0..; bad counts them. */
-static ccq_code nonfinite(const char *name, int64_t bad, int64_t at, int64_t row0, int64_t n,
-                          ccq_error *err)
+ccq_code ccq_nonfinite(const char *name, int64_t bad, int64_t at, int64_t row0, int64_t n,
+                       ccq_error *err)
 {
     char safe[300];
     return ccq_fail(err, CCQ_NONFINITE, "%s: %lld non-finite values, first at [%lld,%lld]",
@@ -27,15 +25,14 @@ static ccq_code check_bf16(const ccq_entry *e, const uint16_t *x, int64_t row0, 
         at++;
         at += ccq_bf16_find_nonfinite(x + at, count - at);
     }
-    return bad ? nonfinite(e->name, bad, first, row0, e->n, err) : CCQ_OK;
+    return bad ? ccq_nonfinite(e->name, bad, first, row0, e->n, err) : CCQ_OK;
 }
 
-/* count elements of a stored tensor from element first, as bf16. */
-static ccq_code read_piece(const ccq_source *src, const ccq_tensor *t, uint64_t first,
+ccq_code ccq_read_elements(const ccq_source *src, const ccq_tensor *t, uint64_t first,
                            uint64_t count, uint16_t *dst, ccq_error *err)
 {
     unsigned size = ccq_dtype_bits((ccq_dtype)t->dtype) / 8;
-    uint64_t window = 1 << 20, at;
+    uint64_t window = count < 1 << 18 ? count + 1 : 1 << 18, at;
     void *buffer;
     ccq_code code = CCQ_OK;
     if (t->dtype == CCQ_DT_BF16 || t->dtype == CCQ_DT_U16)
@@ -90,7 +87,7 @@ ccq_code ccq_source_read_bf16(const ccq_source *src, const ccq_entry *e, uint16_
         if (!buffer)
             return ccq_fail(err, CCQ_NO_MEMORY, "%s: no memory for %llu bytes", e->name,
                             (unsigned long long)count * 2);
-        code = read_piece(src, p->tensor, 0, count, buffer, err);
+        code = ccq_read_elements(src, p->tensor, 0, count, buffer, err);
         if (!code)
             place(p, buffer, e->k, e->n, dst);
     }
@@ -108,7 +105,7 @@ ccq_code ccq_source_read_rows(const ccq_source *src, const ccq_entry *e, int64_t
                         (long long)(k0 + kc));
     if (src->rank)
         return ccq_ranks_read_rows(src, e, k0, kc, dst, err);
-    code = read_piece(src, e->piece[0].tensor, first, count, dst, err);
+    code = ccq_read_elements(src, e->piece[0].tensor, first, count, dst, err);
     return code ? code : check_bf16(e, dst, k0, kc, err);
 }
 
@@ -158,7 +155,7 @@ ccq_code ccq_source_read_f32(const ccq_source *src, const ccq_entry *e, float *d
     at = ccq_f32_find_nonfinite(dst, count);
     for (i = at; i < count; i++)
         bad += !(dst[i] - dst[i] == 0.0f);
-    return bad ? nonfinite(e->name, bad, at, 0, e->n, err) : CCQ_OK;
+    return bad ? ccq_nonfinite(e->name, bad, at, 0, e->n, err) : CCQ_OK;
 }
 
 /* ---- As stored, for the kernels ------------------------------------------- */
@@ -194,7 +191,7 @@ static ccq_code check_fp8(const ccq_entry *e, const uint8_t *q, ccq_error *err)
     for (int64_t i = 0; i < count; i++)
         if ((q[i] & 0x7f) == 0x7f && bad++ == 0)
             first = i;
-    return bad ? nonfinite(e->name, bad, first, 0, e->n, err) : CCQ_OK;
+    return bad ? ccq_nonfinite(e->name, bad, first, 0, e->n, err) : CCQ_OK;
 }
 
 static ccq_code load_quantized(const ccq_source *src, const ccq_entry *e, char *at, ccq_weight *w,

@@ -54,7 +54,7 @@ def rates(a, files):
 
 
 def quantize(a, model, out):
-    """Wall and processor seconds of the process, what it says in JSON, its peak memory."""
+    """Wall and processor seconds of the process, and what it says in JSON."""
     threads = ["--threads", str(a.threads)] if a.threads else []
     begin = time.monotonic()
     p = subprocess.Popen([a.quantize, "-q", "--json", "--effort=fast", "--w4-end-layer=-1",
@@ -65,14 +65,14 @@ def quantize(a, model, out):
     if status:
         sys.exit(f"{model}: status {status}")
     shutil.rmtree(out)
-    return wall, usage.ru_utime + usage.ru_stime, json.loads(text), usage.ru_maxrss * 1024
+    return wall, usage.ru_utime + usage.ru_stime, json.loads(text)
 
 
 def speed(a, extra, tmp):
     files = make(a, extra, f"{tmp}/model")
     both, walls, cpus = [rates(a, files)], [], []
     for _ in range(a.runs):
-        wall, cpu, said, _ = quantize(a, f"{tmp}/model", f"{tmp}/out")
+        wall, cpu, said = quantize(a, f"{tmp}/model", f"{tmp}/out")
         walls.append(wall)
         cpus.append(cpu)
     both.append(rates(a, files))
@@ -100,7 +100,7 @@ def memory(a, extra, tmp):
         files = make(a, extra, f"{tmp}/sparse", *options)
         config = json.loads(pathlib.Path(f"{tmp}/sparse/config.json").read_text())
         layers = layers or config["num_hidden_layers"]
-        peaks.append(quantize(a, f"{tmp}/sparse", f"{tmp}/out")[3])
+        peaks.append(quantize(a, f"{tmp}/sparse", f"{tmp}/out")[2]["peak_rss_bytes"])
         sizes.append(sum(os.path.getsize(f) for f in files))
         shutil.rmtree(f"{tmp}/sparse")
     ratio = peaks[1] / peaks[0]

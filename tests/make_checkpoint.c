@@ -19,12 +19,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { HEAD_DIM = 128, GROUP = 4, CHUNK = 4 << 20, LEVELS = 1 << 16, MAX_LAYERS = 1024 };
+enum { GROUP = 4, CHUNK = 4 << 20, LEVELS = 1 << 16, MAX_LAYERS = 1024 };
 
 typedef struct model {
     const char *dir;
     uint64_t size, shard, seed;
-    int64_t layers, hidden, inter, experts, vocab, heads, kv_heads;
+    int64_t layers, hidden, inter, experts, vocab, heads, kv_heads, head_dim;
     int sparse;
     ccq_layout *layout;
     uint16_t *gauss; /* bf16, one a 16-bit draw */
@@ -63,8 +63,8 @@ static void add_mlp(model *m, int64_t layer, const char *where, int64_t inter)
 
 static void add_layer(model *m, int64_t layer)
 {
-    uint64_t h = (uint64_t)m->hidden, q = (uint64_t)m->heads * HEAD_DIM;
-    uint64_t kv = (uint64_t)m->kv_heads * HEAD_DIM, e = (uint64_t)m->experts;
+    uint64_t h = (uint64_t)m->hidden, q = (uint64_t)(m->heads * m->head_dim);
+    uint64_t kv = (uint64_t)(m->kv_heads * m->head_dim), e = (uint64_t)m->experts;
     char at[64], where[64];
     snprintf(at, sizeof at, "ernie.layers.%" PRId64, layer);
     add(m, CCQ_DT_BF16, 0, h, "%s.input_layernorm.weight", at);
@@ -103,8 +103,8 @@ static void lay_out(model *m)
 /* Layers that bring the whole nearest to size: the first is dense. */
 static int64_t layers_of(const model *m)
 {
-    double h = (double)m->hidden, i = (double)m->inter, q = (double)m->heads * HEAD_DIM;
-    double kv = (double)m->kv_heads * HEAD_DIM;
+    double h = (double)m->hidden, i = (double)m->inter, q = (double)(m->heads * m->head_dim);
+    double kv = (double)(m->kv_heads * m->head_dim);
     double attention = 2 * h * (2 * q + 2 * kv), dense = 2 * h * 3 * 2 * i;
     double moe = 2 * h * 3 * i * ((double)m->experts + 1) + 4 * h * (double)m->experts;
     double rest = (double)m->size - 4 * h * (double)m->vocab - attention - dense;
@@ -241,7 +241,7 @@ static void put_config(const model *m)
         "  \"model_type\": \"ernie4_5_moe\",\n  \"dtype\": \"bfloat16\",\n"
         "  \"hidden_size\": %" PRId64 ",\n  \"intermediate_size\": %" PRId64 ",\n"
         "  \"num_hidden_layers\": %" PRId64 ",\n  \"num_attention_heads\": %" PRId64 ",\n"
-        "  \"num_key_value_heads\": %" PRId64 ",\n  \"head_dim\": %d,\n"
+        "  \"num_key_value_heads\": %" PRId64 ",\n  \"head_dim\": %" PRId64 ",\n"
         "  \"vocab_size\": %" PRId64 ",\n  \"max_position_embeddings\": 8192,\n"
         "  \"moe_num_experts\": %" PRId64 ",\n  \"moe_intermediate_size\": %" PRId64 ",\n"
         "  \"moe_k\": %d,\n  \"moe_num_shared_experts\": 1,\n"
@@ -250,8 +250,8 @@ static void put_config(const model *m)
         "  \"tie_word_embeddings\": false,\n  \"hidden_act\": \"silu\",\n"
         "  \"rms_norm_eps\": 1e-05,\n  \"rope_theta\": 500000.0,\n"
         "  \"bos_token_id\": 1,\n  \"eos_token_id\": 2,\n  \"pad_token_id\": 0\n}\n",
-        m->hidden, 2 * m->inter, m->layers, m->heads, m->kv_heads, HEAD_DIM, m->vocab, m->experts,
-        m->inter, m->experts < 6 ? (int)m->experts : 6, m->layers - 1);
+        m->hidden, 2 * m->inter, m->layers, m->heads, m->kv_heads, m->head_dim, m->vocab,
+        m->experts, m->inter, m->experts < 6 ? (int)m->experts : 6, m->layers - 1);
     put_text(m, "config.json", text, (size_t)size);
 }
 
@@ -298,10 +298,11 @@ static void read_arguments(model *m, int argc, char **argv)
     if (argc - optind != 1)
         die("one DIR is wanted", NULL);
     m->dir = argv[optind];
-    if (m->hidden % HEAD_DIM || m->inter % HEAD_DIM)
+    if (m->hidden % 128 || m->inter % 128)
         die("--hidden and --inter must be multiples of 128", NULL);
-    m->heads = m->hidden / HEAD_DIM;
-    m->kv_heads = m->heads % GROUP ? m->heads : m->heads / GROUP;
+    m->head_dim = m->hidden % 1024 ? 32 : 128;
+    m->heads = m->hidden / m->head_dim;
+    m->kv_heads = m->heads / GROUP;
 }
 
 int main(int argc, char **argv)

@@ -28,9 +28,10 @@ FACTS = {
                 ("--weight-only-rule", "tpu"), ("--effort", "slow"), ("--gain", "9"),
                 ("--gain", "-1"), ("--gain", "0x4"), ("--names", "jax"),
                 ("--shard-size", "5 GB"), ("--shard-size", "-1"), ("--tp", "0"),
-                ("--tensor-parallel", "two"), ("--tensor-parallel", "1025")],
+                ("--tensor-parallel", "two"), ("--tensor-parallel", "1025"),
+                ("--mem-limit", "0"), ("--mem-limit", "1.5.1G")],
         "later": ["calibration", "stats", "save-stats", "transform",
-                  "resume", "rank", "world", "finalize", "check-tensor", "report", "mem-limit",
+                  "resume", "rank", "world", "finalize", "check-tensor", "report",
                   "no-sync", "json-lines"],
     },
     "ccq-inspect": {

@@ -53,7 +53,7 @@ static ccq_code quantize(fixture *f, int layer, watch *w, ccq_plan **plan, ccq_q
     o.effort = CCQ_EFFORT_FAST;
     o.w4_end_layer = layer;
     REQUIRE(!ccq_plan_make(plan, f->src, &o, f->out, &err), "%s", err.text);
-    ccq_quantize_run_options run = {f->pool, &f->ops, w, cancelled, progress, tensor};
+    ccq_quantize_run_options run = {f->pool, &f->ops, w, cancelled, progress, tensor, 0};
     return ccq_quantize_run(*plan, &run, r, &err);
 }
 

@@ -1,7 +1,9 @@
 /* ccq-quantize: a BF16 checkpoint in, a WINT2 checkpoint (or another that
  * FastDeploy or transformers load) out. */
+#include "libccq/memory.h"
 #include "tools/quantize_report.h"
 
+#include <malloc.h>
 #include <signal.h>
 #include <string.h>
 #include <unistd.h>
@@ -39,6 +41,9 @@ static const cli_option options[] = {
     {NULL, 0, "overwrite", NULL, "replace a checkpoint in OUTPUT"},
     {NULL, 0, "shard-size", "SIZE",
      "tensor bytes of a file, such as 512M (10^6) or 4GiB (default 5G; 0: one file)"},
+    {NULL, 0, "mem-limit", "SIZE",
+     "memory that the job may take, such as 2G or 512MiB (default 80 % of what is available); "
+     "larger matrices are worked in blocks of columns"},
     {NULL, 0, "force", NULL,
      "let --tensor-type quantize lm_head, which only ccq's own tools can read then"},
     CLI_COMMON,
@@ -50,6 +55,7 @@ typedef struct settings {
     ccq_text_list types;         /* those of the recipe, then the given ones */
     const char *input, *output, *recipe;
     int dry_run;
+    uint64_t mem_limit; /* 0: not given */
 } settings;
 
 /* The first signal asks for a clean stop, a second one ends the process. */
@@ -140,6 +146,15 @@ static int take_shard_size(cli *c, settings *s)
     return cli_size(c, &s->quantize.shard_bytes);
 }
 
+static int take_mem_limit(cli *c, settings *s)
+{
+    int rc = cli_size(c, &s->mem_limit);
+    if (rc || s->mem_limit)
+        return rc;
+    cli_error(c, "--mem-limit: 0 bytes");
+    return -1;
+}
+
 static int take_tensor_type(cli *c, settings *s)
 {
     if (!ccq_text_add(&s->given, "%s", c->value))
@@ -196,6 +211,7 @@ static int take_option(cli *c, settings *s)
         {"dry-run", 0, take_dry_run},
         {"overwrite", 0, take_overwrite},
         {"shard-size", CCQ_SET_SHARD, take_shard_size},
+        {"mem-limit", 0, take_mem_limit},
         {"force", CCQ_SET_FORCE, take_force},
     };
     for (size_t i = 0; i < sizeof takers / sizeof *takers; i++) {
@@ -261,6 +277,28 @@ static int answer(const cli *c, const report *r, const ccq_quantize_result *resu
     return CLI_OK;
 }
 
+/* Bytes: as given, else most of what is there. 0: nothing says. */
+static uint64_t memory_limit(const settings *s)
+{
+    uint64_t available = ccq_memory_available();
+    if (s->mem_limit)
+        return s->mem_limit;
+    return available == UINT64_MAX ? 0 : available / 5 * 4;
+}
+
+/* Too small a limit is a usage error, too small a machine is not. */
+static int check_memory(const cli *c, const settings *s, const report *r)
+{
+    uint64_t least;
+    ccq_plan_memory(r->plan, r->threads, 0, &least);
+    if (!r->mem_limit || r->mem_limit >= least || !r->plan->fits) /* space is told first */
+        return CLI_OK;
+    cli_error(c, "%s: %llu bytes of memory, and this job with %d threads needs %llu",
+              s->mem_limit ? "--mem-limit" : "80 % of what is available",
+              (unsigned long long)r->mem_limit, r->threads, (unsigned long long)least);
+    return s->mem_limit ? CLI_USAGE : CLI_UNAVAILABLE;
+}
+
 static int dry_run(const cli *c, const report *r)
 {
     report_header(r);
@@ -292,7 +330,8 @@ static int run_job(const cli *c, report *r, ccq_pool *pool, const ccq_ops *ops)
                                     .ctx = r,
                                     .cancelled = is_stopped,
                                     .progress = report_progress,
-                                    .tensor = report_tensor};
+                                    .tensor = report_tensor,
+                                    .mem_limit = r->mem_limit};
     catch_signals();
     report_header(r);
     ccq_code code = ccq_quantize_run(r->plan, &run, &result, &err);
@@ -351,8 +390,13 @@ static int quantize(const cli *c, const settings *s)
     ccq_ops_init(&ops, c->isa);
     report r = {.c = c, .input = s->input, .output = s->output, .plan = plan,
                 .threads = ccq_pool_threads(pool), .isa = ops.name,
-                .terminal = isatty(STDERR_FILENO), .begin = report_now()};
-    status = s->dry_run ? dry_run(c, &r) : run_job(c, &r, pool, &ops);
+                .mem_limit = memory_limit(s), .terminal = isatty(STDERR_FILENO),
+                .begin = report_now()};
+    status = check_memory(c, s, &r);
+    if (s->dry_run)
+        status = dry_run(c, &r);
+    else if (status == CLI_OK)
+        status = run_job(c, &r, pool, &ops);
 done:
     ccq_pool_free(pool);
     ccq_plan_free(plan);
@@ -365,10 +409,14 @@ int main(int argc, char **argv)
     cli c;
     settings s = {0};
     int status = CLI_OK;
+#ifdef M_ARENA_MAX
+    mallopt(M_ARENA_MAX, 1); /* an arena of its own for each thread would take address space */
+#endif
     ccq_quantize_defaults(&s.quantize);
     cli_init(&c, "ccq-quantize", "[OPTION]... INPUT OUTPUT",
              "Quantizes an ERNIE-4.5 checkpoint to WINT2, the 2-bit format of FastDeploy.\n"
-             "INPUT: a directory with config.json and safetensors. OUTPUT: a new directory.",
+             "INPUT: a directory with config.json and safetensors, .pdparams or rank directories.\n"
+             "OUTPUT: a new directory.",
              options, argc, argv);
     if (read_arguments(&c, &s, &status) == CLI_END) {
         status = use_recipe(&c, &s);

@@ -32,8 +32,18 @@ uint64_t report_rss(void)
 
 uint64_t report_peak_rss(void)
 {
+    char line[256];
+    unsigned long long kib = 0;
     struct rusage u;
-    return getrusage(RUSAGE_SELF, &u) == 0 ? (uint64_t)u.ru_maxrss * 1024 : 0;
+    FILE *f = fopen("/proc/self/status", "re");
+    while (f && !kib && fgets(line, sizeof line, f))
+        if (sscanf(line, "VmHWM: %llu kB", &kib) != 1)
+            kib = 0;
+    if (f)
+        fclose(f);
+    if (!kib && getrusage(RUSAGE_SELF, &u) == 0) /* may count what called exec too */
+        kib = (unsigned long long)u.ru_maxrss;
+    return (uint64_t)kib * 1024;
 }
 
 /* ---- Header -------------------------------------------------------------------- */
@@ -57,9 +67,12 @@ static void print_recipe(const report *r)
 {
     const ccq_quantize_options *o = &r->plan->options;
     fprintf(stderr, "  recipe    %s", ccq_scheme_name(o->scheme));
-    if (o->scheme == CCQ_SCHEME_WINT2)
+    int wint2 = 0;
+    for (size_t i = 0; i < r->plan->count; i++)
+        wint2 |= r->plan->action[i].to == CCQ_TYPE_WINT2;
+    if (wint2)
         fprintf(stderr, ", wint4 experts up to layer %" PRId64 ", K order %s, effort %s, gain %d/8",
-                o->w4_end_layer, o->order == CCQ_ORDER_PLAIN ? "plain" : "fastdeploy",
+                r->plan->w4_end, o->order == CCQ_ORDER_PLAIN ? "plain" : "fastdeploy",
                 o->effort == CCQ_EFFORT_FAST ? "fast" : "normal", o->gain);
     if (o->scheme == CCQ_SCHEME_BF16)
         fprintf(stderr, ", %s names", o->names == CCQ_NAMES_TORCH ? "torch" : "Paddle");
@@ -108,7 +121,9 @@ void report_header(const report *r)
     if (r->plan->ranks > 1)
         fprintf(stderr, "  ranks     %d, cut before they are quantized: rank0 .. rank%d\n",
                 r->plan->ranks, r->plan->ranks - 1);
-    fprintf(stderr, "  threads   %d, %s\n", r->threads, r->isa);
+    uint64_t memory = ccq_plan_memory(r->plan, r->threads, r->mem_limit, NULL);
+    fprintf(stderr, "  threads   %d, %s; memory at most %s\n", r->threads, r->isa,
+            cli_bytes(bytes, sizeof bytes, memory));
     print_lists(r);
 }
 

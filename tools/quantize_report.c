@@ -123,8 +123,9 @@ static void print_plan(const report *r)
     printf("  %-30s %18s\n", "side files", grouped(bytes, plan->side_bytes));
     printf("  %-30s %18s\n", "output, all files", grouped(bytes, plan->total_bytes));
     printf("  %-30s %18s\n", "free", grouped(bytes, plan->free_bytes));
-    printf("  %-30s %18s\n", "memory, about",
-           grouped(bytes, ccq_plan_memory(plan, r->threads) + report_peak_rss()));
+    uint64_t least, memory = ccq_plan_memory(plan, r->threads, r->mem_limit, &least);
+    printf("  %-30s %18s\n", "memory, at most", grouped(bytes, memory));
+    printf("  %-30s %18s\n", "smallest --mem-limit", grouped(bytes, least));
 }
 
 void report_text(const report *r, const ccq_quantize_result *result)
@@ -210,7 +211,11 @@ static void put_sizes(ccq_jw *w, const report *r)
         ccq_jw_ki64(w, "tensor_parallel", plan->ranks);
     ccq_jw_kbool(w, "fits", plan->fits);
     ccq_jw_ku64(w, "free_bytes", plan->free_bytes);
-    ccq_jw_ku64(w, "memory_bytes", ccq_plan_memory(plan, r->threads));
+    uint64_t least;
+    ccq_jw_ku64(w, "memory_bytes", ccq_plan_memory(plan, r->threads, r->mem_limit, &least));
+    ccq_jw_ku64(w, "memory_least_bytes", least);
+    if (r->mem_limit)
+        ccq_jw_ku64(w, "mem_limit_bytes", r->mem_limit);
     ccq_jw_key(w, "skipped");
     ccq_jw_array(w);
     for (size_t i = 0; i < plan->src->skips; i++)

@@ -11,6 +11,7 @@ typedef struct report {
     const char *input, *output;
     const ccq_plan *plan;
     int threads;
+    uint64_t mem_limit; /* bytes; 0: none */
     const char *isa; /* name of the kernels used */
     const ccq_verify_result *verify; /* of the finished output; NULL: not looked at */
     /* progress */
