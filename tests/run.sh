@@ -2,8 +2,9 @@
 # Installs what is missing (as root, with apt), builds, and runs the tests.
 #
 #   sh tests/run.sh        release build in build/, the default suites
-#   sh tests/run.sh --ci   also: gcc and clang with -Werror, ASan and UBSan,
-#                          the man pages
+#   sh tests/run.sh --ci   also: gcc and clang with -Werror, the same bytes from
+#                          builds of both with and without optimization, ASan
+#                          and UBSan, the man pages
 #
 # The last line is "N passed, N failed, N skipped". The status is 0 when
 # something ran and nothing failed.
@@ -85,6 +86,23 @@ build_with() {
   fi
 }
 
+# Two compilers, with and without optimization: the quantizer's bytes are the same.
+same_bytes() {
+  for compiler in gcc clang; do
+    build_with "$compiler" "build-$compiler-O0" -Doptimization=0 -Dopenblas=disabled \
+      -Dsentencepiece=disabled || return
+  done
+  echo
+  echo "== the same bytes from every build"
+  if python3 tests/same_bytes.py tests/data/ernie-micro build/tools/ccq-quantize \
+    build-clang/tools/ccq-quantize build-gcc-O0/tools/ccq-quantize \
+    build-clang-O0/tools/ccq-quantize; then
+    passed=$((passed + 1))
+  else
+    fail "tests/same_bytes.py"
+  fi
+}
+
 man_pages() {
   echo
   echo "== man pages (mandoc -T lint)"
@@ -117,6 +135,7 @@ fi
 if [ "$ci" = 1 ]; then
   build_with gcc build-gcc -Dwerror=true
   build_with clang build-clang -Dwerror=true && run_tests build-clang
+  same_bytes
   export ASAN_OPTIONS=halt_on_error=1:detect_leaks=1:strict_string_checks=1
   export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
   build_with gcc build-sanitize -Db_sanitize=address,undefined -Db_lundef=false \
