@@ -166,6 +166,37 @@ static ccq_code load(ccq_model *m, ccq_error *err)
     return load_ends(m, err);
 }
 
+/* ---- Memory --------------------------------------------------------------- */
+
+static uint64_t entry_need(const ccq_source *src, const ccq_entry *e)
+{
+    uint64_t count = ccq_entry_parameters(e);
+
+    if (e->role == CCQ_ROLE_ROUTER || e->role == CCQ_ROLE_ROUTER_BIAS || e->k == 1)
+        return sizeof(float) * count;
+    return e->type == CCQ_TYPE_BF16 || src->rank ? 2 * count : ccq_entry_bytes(e);
+}
+
+uint64_t ccq_model_need(const ccq_source *src)
+{
+    uint64_t sum = 0;
+
+    for (size_t i = 0; i < src->count; i++)
+        if (src->entry[i].role != CCQ_ROLE_VECTOR)
+            sum += entry_need(src, &src->entry[i]);
+    return sum;
+}
+
+static ccq_code check_memory(const ccq_source *src, const ccq_model_options *o, ccq_error *err)
+{
+    uint64_t need = ccq_model_need(src);
+
+    return !o->mem_limit || need <= o->mem_limit
+               ? CCQ_OK
+               : ccq_fail(err, CCQ_NO_MEMORY, "%s: weights of %llu bytes: the memory limit is %llu",
+                          src->dir, (unsigned long long)need, (unsigned long long)o->mem_limit);
+}
+
 /* ---- Open and close ------------------------------------------------------ */
 
 static ccq_code refuse(const ccq_source *src, const ccq_model_options *o, ccq_error *err)
@@ -189,6 +220,9 @@ ccq_code ccq_model_open(ccq_model **model, const ccq_source *src, const ccq_mode
 {
     ccq_model *m;
     ccq_code code = refuse(src, options, err);
+
+    if (!code)
+        code = check_memory(src, options, err);
 
     *model = NULL;
     if (code)

@@ -29,12 +29,15 @@ typedef struct ccq_model_options {
      * is read and between layers of a step, which then give INTERRUPTED. */
     int (*cancelled)(void *ctx);
     void *cancel_ctx;
+    uint64_t mem_limit; /* bytes for weights, cache and work space, else NO_MEMORY; 0: none */
 } ccq_model_options;
 
 typedef struct ccq_model ccq_model;
 
 /* 1 when OpenBLAS is built in. */
 int ccq_have_blas(void);
+/* Bytes of memory that the weights will take. */
+uint64_t ccq_model_need(const ccq_source *src);
 /* Reads all weights, as they are stored. src outlives the model. Codes: those of
  * the readers, UNSUPPORTED (linears with a bias), NO_MEMORY, UNAVAILABLE, INTERRUPTED. */
 ccq_code ccq_model_open(ccq_model **model, const ccq_source *src, const ccq_model_options *options,
@@ -71,7 +74,7 @@ typedef struct ccq_routes {
 } ccq_routes;
 
 /* capacity: positions of each slot. max_rows: most rows of one step. NO_MEMORY
- * when cache and work space do not fit in what the machine has available. */
+ * when cache and work space do not fit in what there is (libccq/memory.h) or the limit. */
 ccq_code ccq_session_open(ccq_session **session, const ccq_model *model, size_t slots,
                           const int64_t *capacity, int64_t max_rows, ccq_error *err);
 void ccq_session_close(ccq_session *session); /* NULL is fine */

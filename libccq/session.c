@@ -1,27 +1,11 @@
 /* Cache and work space of the sequences that run together. */
+#include "libccq/memory.h"
 #include "libccq/model.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-/* Bytes that can be had without swapping anything out; UINT64_MAX: unknown. */
-static uint64_t available_bytes(void)
-{
-    char line[256];
-    unsigned long long kib;
-    uint64_t bytes = UINT64_MAX;
-    FILE *f = fopen("/proc/meminfo", "r");
-
-    if (!f)
-        return bytes;
-    while (fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-            bytes = (uint64_t)kib * 1024;
-    fclose(f);
-    return bytes;
-}
 
 /* One array of the work space. */
 typedef struct array {
@@ -85,14 +69,29 @@ static uint64_t blas_floats(const ccq_model *m)
     return m->options.blas ? (uint64_t)k * CCQ_BLAS_COLUMNS : 0;
 }
 
+static ccq_code check_limit(const ccq_session *s, uint64_t total, ccq_error *err)
+{
+    uint64_t limit = s->m->options.mem_limit;
+
+    if (!limit || (s->m->bytes <= limit && total <= limit - s->m->bytes))
+        return CCQ_OK;
+    return ccq_fail(err, CCQ_NO_MEMORY,
+                    "weights of %llu bytes, KV cache of %llu and work space of %llu: the memory "
+                    "limit is %llu",
+                    (unsigned long long)s->m->bytes, (unsigned long long)s->cache_bytes,
+                    (unsigned long long)s->work_bytes, (unsigned long long)limit);
+}
+
 static ccq_code allocate(ccq_session *s, array *list, size_t count, ccq_error *err)
 {
-    uint64_t total = s->cache_bytes, free_bytes = available_bytes();
+    uint64_t total = s->cache_bytes, free_bytes = ccq_memory_available();
 
     for (size_t i = 0; i < count; i++)
         if (!array_bytes(&list[i], &total))
             return ccq_fail(err, CCQ_NO_MEMORY, "cache and work space pass the address space");
     s->work_bytes = total - s->cache_bytes;
+    if (check_limit(s, total, err))
+        return CCQ_NO_MEMORY;
     if (total > free_bytes)
         return ccq_fail(err, CCQ_NO_MEMORY,
                         "KV cache of %llu bytes and work space of %llu: %llu bytes are available",
@@ -123,9 +122,9 @@ static ccq_code allocate_cache(ccq_session *s, ccq_error *err)
     }
     if (__builtin_mul_overflow(n, size, &s->cache_bytes) || s->cache_bytes > SIZE_MAX / 4)
         return ccq_fail(err, CCQ_NO_MEMORY, "KV cache passes the address space");
-    if (s->cache_bytes > available_bytes())
+    if (s->cache_bytes > ccq_memory_available())
         return ccq_fail(err, CCQ_NO_MEMORY, "KV cache of %llu bytes: %llu bytes are available",
-                        (unsigned long long)s->cache_bytes, (unsigned long long)available_bytes());
+                        (unsigned long long)s->cache_bytes, (unsigned long long)ccq_memory_available());
     s->cache = calloc(1, (size_t)(s->cache_bytes ? s->cache_bytes : 1));
     if (!s->cache)
         return ccq_fail(err, CCQ_NO_MEMORY, "KV cache of %llu bytes: out of memory",

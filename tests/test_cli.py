@@ -48,7 +48,7 @@ FACTS = {
                 ("--top-p", "1.5"), ("--top-p", "one"), ("--numerics", "fast"),
                 ("--wint2-rounding", "up"), ("--k-order", "both"), ("--window", "0"),
                 ("--prompt-ids", "1,x"), ("--prompt-ids", ""), ("--batch-size", "0")],
-        "later": ["junit", "mem-limit", "tensor-parallel"],
+        "later": ["junit", "tensor-parallel"],
     },
 }
 

@@ -706,6 +706,25 @@ class Files(Case):
         run("--perplexity", self.file("e.txt", ""), MICRO, status=65 if built else 69)
 
 
+class Memory(Case):
+    def test_limit(self):
+        """Weights, cache and work space together; one model or two."""
+        d = document("--prompt-ids", "1", "--max-tokens", 2, "--temperature", 0, MICRO)
+        need = d["weight_bytes"] + d["cache_bytes"] + d["work_bytes"]
+        args = "--prompt-ids", "1", "--max-tokens", 2, "--temperature", 0
+        same = document(*args, "--mem-limit", need, MICRO)
+        self.assertEqual(same["sequences"], d["sequences"])
+        err = run(*args, "--mem-limit", need - 1, MICRO, status=69)[1]
+        self.assertIn(f"limit is {need - 1}", err)
+        err = run(*args, "--mem-limit", 4096, MICRO, status=69)[1]
+        self.assertIn(f"weights of {d['weight_bytes']} bytes", err)
+        two = "--baseline", MICRO, "--tokens", MICRO / "tokens_test.npy", "--window", 32
+        run(*two, "--mem-limit", 2 * d["weight_bytes"] - 1, MICRO, status=69)
+        run(*two, "--mem-limit", "200M", MICRO)
+        for bad in ("0", "-1", "1X", "", "5 GB"):
+            run(*args, "--mem-limit", bad, MICRO, status=64)
+
+
 class Refusals(Case):
     def test_command_line(self):
         ids = "--prompt-ids", "1"

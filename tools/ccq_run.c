@@ -47,6 +47,9 @@ static const cli_option options[] = {
      "ids below N count (default: tokenizer pieces to sample, the\nreference's or all to compare)"},
     {NULL, 0, "set", "KEY=VALUE", "fill a gap in config.json; repeatable"},
     {NULL, 0, "prefill-rows", "N", "rows of a prefill step (default 2048)"},
+    {NULL, 0, "mem-limit", "SIZE",
+     "memory for weights, cache and work space, such as 2G or 512MiB; what needs more is\nrefused "
+     "(default 80 % of what is available)"},
     {NULL, 0, "trace", "FILE",
      "write the router's choices, one JSON line a token and layer;\n"
      "it appears at the end of the run"},
@@ -124,6 +127,16 @@ static int take_number(cli *c, run_options *o)
     return cli_int(c, 1, 1 << 24, &o->prefill_rows);
 }
 
+static int set_mem_limit(cli *c, run_options *o)
+{
+    int rc = cli_size(c, &o->mem_limit);
+
+    if (rc || o->mem_limit)
+        return rc;
+    cli_error(c, "--mem-limit: 0 bytes");
+    return -1;
+}
+
 static int take_option(cli *c, run_options *o)
 {
     const struct {
@@ -149,6 +162,8 @@ static int take_option(cli *c, run_options *o)
         return set_stop(c, o);
     if (cli_is(c, "set"))
         return push(c, &o->set, 0);
+    if (cli_is(c, "mem-limit"))
+        return set_mem_limit(c, o);
     if (cli_is(c, "bench-batch"))
         return run_bench_batches(c, o);
     if (cli_is(c, "numerics"))

@@ -33,6 +33,7 @@ typedef struct run_options {
     int64_t bench_batch[RUN_MAX_BENCH];
     size_t bench_batches;
     int64_t bench_context; /* 0: not given */
+    uint64_t mem_limit;    /* bytes; 0: not given */
 } run_options;
 
 typedef struct run_sequence {

@@ -2,6 +2,7 @@
 #include "tools/run.h"
 
 #include "formats/file.h"
+#include "libccq/memory.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -38,14 +39,39 @@ static ccq_code open_source(const run *r, const char *dir, int main_model, ccq_s
     return CCQ_OK;
 }
 
-static ccq_code open_model(run *r, const ccq_source *src, ccq_model **model, ccq_error *err)
+/* Bytes for weights, cache and work space of each model: of two, half of what the weights
+ * of both leave. 0: nothing limits them. */
+static ccq_code share_memory(const run *r, uint64_t limit[2], ccq_error *err)
+{
+    uint64_t available = ccq_memory_available(), all = r->o->mem_limit, one, two, rest;
+
+    if (!all)
+        all = available == UINT64_MAX ? 0 : available / 5 * 4;
+    limit[0] = limit[1] = all;
+    if (!all || !r->base_src)
+        return CCQ_OK;
+    one = ccq_model_need(r->src);
+    two = ccq_model_need(r->base_src);
+    if (one > all || two > all - one)
+        return ccq_fail(err, CCQ_NO_MEMORY,
+                        "weights of %" PRIu64 " and %" PRIu64 " bytes: the memory limit is %" PRIu64,
+                        one, two, all);
+    rest = all - one - two;
+    limit[0] = one + rest / 2;
+    limit[1] = two + rest / 2;
+    return CCQ_OK;
+}
+
+static ccq_code open_model(run *r, const ccq_source *src, uint64_t limit, ccq_model **model,
+                           ccq_error *err)
 {
     ccq_model_options o = {.numerics = r->o->numerics,
                            .rounding = r->o->rounding,
                            .fp32_logits = r->o->fp32_logits,
                            .blas = r->o->blas,
                            .pool = r->pool,
-                           .cancelled = run_stopped};
+                           .cancelled = run_stopped,
+                           .mem_limit = limit};
     char size[16];
     double t = now();
     ccq_code code;
@@ -249,15 +275,17 @@ static ccq_code open_headers(run *r, ccq_error *err)
 ccq_code run_open(run *r, ccq_error *err)
 {
     ccq_code code = open_headers(r, err);
+    uint64_t limit[2];
 
     if (code)
         return code;
     r->pool = ccq_pool_new(r->cli->threads);
     if (!r->pool)
         return ccq_fail(err, CCQ_NO_MEMORY, "no thread could be started");
-    if ((code = open_model(r, r->src, &r->model, err)))
+    if ((code = share_memory(r, limit, err)) ||
+        (code = open_model(r, r->src, limit[0], &r->model, err)))
         return code;
-    return r->base_src ? open_model(r, r->base_src, &r->base, err) : CCQ_OK;
+    return r->base_src ? open_model(r, r->base_src, limit[1], &r->base, err) : CCQ_OK;
 }
 
 void run_close(run *r)
