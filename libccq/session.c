@@ -122,9 +122,10 @@ static ccq_code allocate_cache(ccq_session *s, ccq_error *err)
     }
     if (__builtin_mul_overflow(n, size, &s->cache_bytes) || s->cache_bytes > SIZE_MAX / 4)
         return ccq_fail(err, CCQ_NO_MEMORY, "KV cache passes the address space");
-    if (s->cache_bytes > ccq_memory_available())
+    uint64_t available = ccq_memory_available();
+    if (s->cache_bytes > available)
         return ccq_fail(err, CCQ_NO_MEMORY, "KV cache of %llu bytes: %llu bytes are available",
-                        (unsigned long long)s->cache_bytes, (unsigned long long)ccq_memory_available());
+                        (unsigned long long)s->cache_bytes, (unsigned long long)available);
     s->cache = calloc(1, (size_t)(s->cache_bytes ? s->cache_bytes : 1));
     if (!s->cache)
         return ccq_fail(err, CCQ_NO_MEMORY, "KV cache of %llu bytes: out of memory",

@@ -54,7 +54,8 @@ static ccq_code share_memory(const run *r, uint64_t limit[2], ccq_error *err)
     two = ccq_model_need(r->base_src);
     if (one > all || two > all - one)
         return ccq_fail(err, CCQ_NO_MEMORY,
-                        "weights of %" PRIu64 " and %" PRIu64 " bytes: the memory limit is %" PRIu64,
+                        "weights of %" PRIu64 " and %" PRIu64 " bytes: the memory limit is %"
+                        PRIu64,
                         one, two, all);
     rest = all - one - two;
     limit[0] = one + rest / 2;
