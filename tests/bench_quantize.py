@@ -14,8 +14,8 @@ whose rates are measured before and after; goal: wall time at most 1.15 x the bo
 best of the runs). On a machine that does other work too, the processor time of the job
 over that of reading, encoding and writing by themselves says more; it is printed. Then
 models of one and of ten times so many layers, with matrices of 16 to 32 MB: goal for the
-peak memory of the two, 5 %. Both are files of holes (make_checkpoint --sparse): how much memory is held does not
-depend on what is in it. Exit 1 when a goal is missed.
+peak memory of the two, 5 %. Both are files of holes (make_checkpoint --sparse): how much
+memory is held does not depend on what is in it. Exit 1 when a goal is missed.
 """
 import argparse
 import json
