@@ -51,6 +51,7 @@ static uint64_t whole_bytes(const ccq_plan *plan, const ccq_action *a)
  * and writing go on beside each other. */
 typedef struct needs {
     uint64_t in_least, in, out_least, out, whole, columns;
+    uint64_t all_in, all_out; /* everything at once: a small model needs no more */
 } needs;
 
 static void add_action(const ccq_plan *plan, const ccq_action *a, needs *n)
@@ -63,10 +64,13 @@ static void add_action(const ccq_plan *plan, const ccq_action *a, needs *n)
         n->in = larger(n->in, 2 * (2 * k * width + 64));
         n->out_least = larger(n->out_least, ccq_planes_size(a));
         n->out = larger(n->out, 2 * ccq_planes_size(a));
+        n->all_in += (uint64_t)plan->ranks * (2 * k * width + 64);
+        n->all_out += (uint64_t)plan->ranks * ccq_planes_size(a);
     } else {
         uint64_t row = a->to == CCQ_TYPE_F32 ? 4 * k * width : 2 * width;
         n->in_least = larger(n->in_least, row + 64);
         n->in = larger(n->in, 2 * (row + 64));
+        n->all_in += a->bytes_out + 64 * (uint64_t)plan->ranks;
     }
     if (ccq_is_quantized(a->to))
         n->columns = larger(n->columns, width);
@@ -82,8 +86,9 @@ void ccq_budget_of(const ccq_plan *plan, int threads, uint64_t limit, ccq_budget
     b->base = 16 * mebi + 1536 * tensors + 25 * n.columns +
               (uint64_t)threads * (ccq_tile_memory(plan) + mebi / 8);
     b->least = b->base + b->whole + n.in_least + n.out_least;
-    b->out = n.out_least ? larger(n.out_least, smaller(larger(n.out, out_usual), out_most)) : 0;
-    b->in = n.in_least ? larger(n.in_least, smaller(larger(n.in, in_usual), in_most)) : 0;
+    b->out = larger(n.out_least,
+                    smaller(n.all_out, smaller(larger(n.out, out_usual), out_most)));
+    b->in = larger(n.in_least, smaller(n.all_in, smaller(larger(n.in, in_usual), in_most)));
     uint64_t rest = limit > b->least ? limit - b->base - b->whole : n.in_least + n.out_least;
     if (limit && b->in + b->out > rest) {
         uint64_t spare = rest - n.in_least - n.out_least;
@@ -118,7 +123,7 @@ int64_t ccq_window_rows(const ccq_budget *b, const ccq_action *a)
 {
     uint64_t row = 2 * (uint64_t)a->n, window = smaller(b->in / 4, window_most);
     if (a->entry->piece[0].transposed) /* rows come in short parts: as few as can be */
-        window = b->in / 2 - 64;
+        window = b->in / 2 > 64 ? b->in / 2 - 64 : 0;
     int64_t rows = row && row < window ? (int64_t)(window / row) : 1;
     return rows < a->k ? rows : a->k;
 }

@@ -8,7 +8,7 @@
 enum {
     BOUNCE = 1 << 20,     /* bytes read at once where they cannot go straight to their place */
     SHORT = 4096,         /* bytes of a row's part that are worth a read of their own */
-    MOST_WASTE = 64       /* else whole rows are read, unless they are so many times longer */
+    MOST_WASTE = 6        /* else whole rows are read, unless they are so many times longer */
 };
 
 /* Columns of one piece: the block's rows k0..k0+kc-1, its own columns j0..j0+jc-1. */
