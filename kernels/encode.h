@@ -7,9 +7,10 @@
 
 #include "kernels/ops.h"
 
-/* SCALES is normal before its second stage (one line, four scales): what the
- * benchmark of docs/design.md compares with. */
-enum { CCQ_EFFORT_FAST, CCQ_EFFORT_NORMAL, CCQ_EFFORT_SCALES };
+/* BEST encodes as NORMAL: what it adds are statistics (feedback.h). SCALES is normal before
+ * its second stage (one line, four scales): what the benchmark of docs/design.md compares
+ * with. */
+enum { CCQ_EFFORT_FAST, CCQ_EFFORT_NORMAL, CCQ_EFFORT_BEST, CCQ_EFFORT_SCALES };
 enum { CCQ_BOOKS = 9 }; /* default pair, then p0..p7 */
 
 /* The code tables. Fill once, then read-only and shared by threads. */

@@ -1,6 +1,6 @@
 /* Which tensor gets which type. Only what ccq_entry_linear names is quantized: the
  * router, norms and the embedding cannot be reached, the head by force alone. */
-#include "libccq/job.h"
+#include "libccq/calibrate.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -26,6 +26,7 @@ void ccq_quantize_defaults(ccq_quantize_options *options)
         .gain = 4,
         .shard_bytes = 5000000000u,
         .tensor_parallel = 1,
+        .calibration = {.window = 2048},
     };
 }
 
@@ -88,6 +89,7 @@ static ccq_code resolve_end(ccq_quantize_options *o, const ccq_arch *arch, ccq_e
 ccq_code ccq_policy_resolve(ccq_quantize_options *o, const ccq_source *src, ccq_error *err)
 {
     const char *name = ccq_scheme_name(o->scheme);
+    ccq_code code;
     if (!name || o->gain < 0 || o->gain > 8 || o->shard_bytes > (uint64_t)1 << 53)
         return ccq_fail(err, CCQ_USAGE, "scheme, gain or shard size out of range");
     if (o->names == CCQ_NAMES_TORCH && o->scheme != CCQ_SCHEME_BF16)
@@ -105,6 +107,10 @@ ccq_code ccq_policy_resolve(ccq_quantize_options *o, const ccq_source *src, ccq_
     if (o->scheme != CCQ_SCHEME_WINT2 && o->w4_end_layer != CCQ_W4_DEFAULT)
         return ccq_fail(err, CCQ_USAGE, "w4-end-layer is about experts of scheme wint2, not of %s",
                         name);
+    if (o->effort == CCQ_EFFORT_BEST && !o->calibration.kind)
+        o->calibration.kind = CCQ_CALIBRATE_RANDOM;
+    if (o->calibration.kind && (code = ccq_calibration_resolve(o, src, err)))
+        return code;
     if (has_w4w2(o->scheme))
         return resolve_end(o, &src->arch, err);
     o->w4_end_layer = -1;

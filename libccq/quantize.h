@@ -51,6 +51,46 @@ enum {
     CCQ_SET_TP = 512
 };
 
+/* ---- Calibration (docs/design.md, "Calibration") --------------------------- */
+
+enum {
+    CCQ_CALIBRATE_NONE,   /* weights alone */
+    CCQ_CALIBRATE_TOKENS, /* statistics of given tokens */
+    CCQ_CALIBRATE_RANDOM, /* of ids drawn uniformly */
+    CCQ_CALIBRATE_STATS   /* from a file that save_stats made */
+};
+
+/* Steps left out, for benchmarks of what each is worth (0: none). */
+enum {
+    CCQ_LEAVE_TABLE = 1,     /* the default line alone */
+    CCQ_LEAVE_PASSES = 2,    /* no coordinate descent */
+    CCQ_LEAVE_JOINT = 4,     /* no joint move in it */
+    CCQ_LEAVE_LOOP = 8,      /* local scales frozen before the loop */
+    CCQ_LEAVE_CROSS = 16,    /* no cross-covariance targets */
+    CCQ_LEAVE_RESIDUAL = 32, /* no residual target of down */
+    CCQ_LEAVE_ALPHA = 64,    /* alpha 1 in place of the cross-fitted one */
+    CCQ_LEAVE_SHRINK = 128,  /* kappa = 0 */
+    CCQ_LEAVE_WEIGHTS = 256, /* tokens of down not weighted by r^2 */
+    CCQ_LEAVE_SPREAD = 512   /* windows from the beginning of the file on */
+};
+
+typedef struct ccq_calibration {
+    int kind;           /* CCQ_CALIBRATE_* */
+    const int32_t *ids; /* TOKENS: all of the file, below the vocabulary; must outlive the plan */
+    size_t count;
+    int64_t tokens;         /* at most so many; 0: 65536, or 16 H E / k where that is more */
+    int64_t window;         /* tokens that see each other (default 2048; resolved: at most the
+                               context and what there is) */
+    int64_t windows;        /* resolved */
+    uint64_t seed;          /* RANDOM */
+    int64_t valid;          /* RANDOM: ids below it; 0: the vocabulary */
+    int shared;             /* 1: one H a layer, 0 (default): one an expert */
+    const char *stats;      /* STATS: the file; must outlive the plan */
+    const char *save_stats; /* NULL, or where to keep one-shot statistics */
+    uint32_t digest;        /* resolved: CRC-32 of the ids in use, or of the statistics */
+    unsigned leave;         /* CCQ_LEAVE_* */
+} ccq_calibration;
+
 typedef struct ccq_quantize_options {
     int scheme;           /* CCQ_SCHEME_* (default wint2) */
     int64_t w4_end_layer; /* last layer, over all layers, whose experts are wint4; -1: none
@@ -70,6 +110,7 @@ typedef struct ccq_quantize_options {
     int force;     /* 1: tensor_type may quantize lm_head, which FastDeploy does not load */
     unsigned set;  /* CCQ_SET_* */
     int overwrite;        /* 1: a checkpoint in the output directory is replaced */
+    ccq_calibration calibration;
 } ccq_quantize_options;
 
 void ccq_quantize_defaults(ccq_quantize_options *options);
