@@ -1,6 +1,6 @@
 /* The forward pass over the rows of a step. Each block of code is one line of
  * the table in docs/design.md; R() is the bf16 argument of the kernels. */
-#include "libccq/model.h"
+#include "libccq/layers.h"
 
 #include "kernels/code.h"
 
@@ -37,18 +37,33 @@ static ccq_code place_rows(ccq_session *s, const ccq_span *spans, size_t count, 
     return CCQ_OK;
 }
 
-/* x = embed[id]; the angles of the row's position; h = rms of the first layer. */
+/* x = embed[id] */
 static void embed_rows(ccq_session *s, int64_t r0, int64_t r1, int worker)
 {
     const ccq_model *m = s->m;
-    int64_t h = m->arch->hidden, half = m->arch->head_dim / 2;
+    int64_t h = m->arch->hidden;
 
     (void)worker;
-    for (int64_t r = r0; r < r1; r++) {
+    for (int64_t r = r0; r < r1; r++)
         m->options.ops.widen((const uint16_t *)m->embed.w.data + s->row[r].id * h, h, s->x + r * h);
-        ccq_rope_angles(m->arch->rope_theta, m->arch->head_dim, s->row[r].position,
-                        s->cos + r * half, s->sin + r * half);
-    }
+}
+
+/* The angles of the row's position. */
+static void angle_rows(ccq_session *s, int64_t r0, int64_t r1, int worker)
+{
+    const ccq_arch *a = s->m->arch;
+    int64_t half = a->head_dim / 2;
+
+    (void)worker;
+    for (int64_t r = r0; r < r1; r++)
+        ccq_rope_angles(a->rope_theta, a->head_dim, s->row[r].position, s->cos + r * half,
+                        s->sin + r * half);
+}
+
+static void begin_rows(ccq_session *s, int64_t r0, int64_t r1, int worker)
+{
+    embed_rows(s, r0, r1, worker);
+    angle_rows(s, r0, r1, worker);
 }
 
 static void norm_row(const ccq_session *s, int64_t r, const float *g)
@@ -89,7 +104,7 @@ static void add_norm_post_rows(ccq_session *s, int64_t r0, int64_t r1, int worke
 static void append(const ccq_session *s, const ccq_row *row, const float *k, const float *v)
 {
     int64_t n = s->m->arch->kv_heads * s->m->arch->head_dim;
-    uint64_t at = ccq_cache_at(s, row->slot, s->layer) + (uint64_t)(row->position * n);
+    uint64_t at = ccq_cache_at(s, row->slot, s->held_at) + (uint64_t)(row->position * n);
     uint64_t to_v = (uint64_t)(s->capacity[row->slot] * n);
 
     if (!s->m->bf16) {
@@ -142,7 +157,7 @@ static void attend_task(void *ctx, size_t i, int worker)
     }
     r0 = first + block * ATTEND_ROWS;
     rows = first + p->rows - r0 < ATTEND_ROWS ? first + p->rows - r0 : ATTEND_ROWS;
-    const char *k = (const char *)s->cache + ccq_cache_at(s, p->slot, s->layer) * size;
+    const char *k = (const char *)s->cache + ccq_cache_at(s, p->slot, s->held_at) * size;
     const char *v = k + (size_t)(s->capacity[p->slot] * n) * size;
     /* the kernel has one stride for q and o, so o has the width of qkv */
     s->m->options.ops.attend(s->qkv + r0 * (a->heads * d + 2 * n), a->heads * d + 2 * n, rows,
@@ -171,14 +186,20 @@ static void attention(ccq_session *s)
 
 /* ---- A step ------------------------------------------------------------------------ */
 
-static ccq_code layer(ccq_session *s, ccq_error *err)
+/* x += attention(norm_in(x)), the sum still to be made; add does that. */
+static void attend(ccq_session *s, ccq_rows_fn add)
+{
+    ccq_on_rows(s, s->rows, norm_in_rows);
+    attention(s);
+    ccq_on_rows(s, s->rows, add);
+    ccq_spend(s, CCQ_STEP_ATTENTION, s->now->qkv.bytes + s->now->o.bytes);
+}
+
+/* x += mlp(h) */
+static ccq_code mlp(ccq_session *s, ccq_error *err)
 {
     ccq_code code = CCQ_OK;
 
-    ccq_on_rows(s, s->rows, norm_in_rows);
-    attention(s);
-    ccq_on_rows(s, s->rows, add_norm_post_rows);
-    ccq_spend(s, CCQ_STEP_ATTENTION, s->now->qkv.bytes + s->now->o.bytes);
     if (s->now->moe)
         code = ccq_moe(s, err);
     else
@@ -188,23 +209,96 @@ static ccq_code layer(ccq_session *s, ccq_error *err)
     return code;
 }
 
+static void advance(ccq_session *s, const ccq_span *spans, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        s->length[spans[i].slot] += spans[i].rows;
+}
+
 ccq_code ccq_session_step(ccq_session *s, const ccq_span *spans, size_t count, ccq_error *err)
 {
     ccq_code code = place_rows(s, spans, count, err);
 
     if (code)
         return code;
+    if (!s->m->layer)
+        return ccq_fail(err, CCQ_BUG, "a step of a model that is read layer by layer");
     ccq_spend(s, CCQ_STEP_PARTS, 0);
-    ccq_on_rows(s, s->rows, embed_rows);
+    s->x = s->own;
+    ccq_on_rows(s, s->rows, begin_rows);
     s->moe_at = 0;
     for (s->layer = 0; s->layer < s->m->arch->layers; s->layer++) {
         s->now = &s->m->layer[s->layer];
-        if ((code = ccq_model_cancelled(s->m, err)) || (code = layer(s, err)))
+        s->held_at = s->layer;
+        if ((code = ccq_model_cancelled(s->m, err)))
             return code;
+        attend(s, add_norm_post_rows);
+        if ((code = mlp(s, err)))
+            return code;
+        s->moe_at += s->now->moe;
     }
-    for (size_t i = 0; i < count; i++)
-        s->length[spans[i].slot] += spans[i].rows;
+    advance(s, spans, count);
     return CCQ_OK;
+}
+
+/* ---- One layer of it ---------------------------------------------------------------- */
+
+ccq_code ccq_session_embed(ccq_session *s, const int32_t *ids, int64_t rows, float *x,
+                           ccq_error *err)
+{
+    if (rows > s->max_rows || !s->m->embed.memory)
+        return ccq_fail(err, CCQ_BUG, "embedding of %lld rows", (long long)rows);
+    for (int64_t r = 0; r < rows; r++) {
+        if (ids[r] < 0 || ids[r] >= s->m->arch->vocab)
+            return ccq_fail(err, CCQ_BUG, "embedding: id %d outside the vocabulary", (int)ids[r]);
+        s->row[r].id = ids[r];
+    }
+    s->x = x;
+    s->rows = 0; /* these have no place in the cache */
+    ccq_on_rows(s, rows, embed_rows);
+    return CCQ_OK;
+}
+
+static void at_layer(ccq_session *s, const ccq_layer *l, int64_t number, float *x)
+{
+    s->now = l;
+    s->layer = number;
+    s->held_at = s->moe_at = 0;
+    s->x = x;
+    ccq_spend(s, CCQ_STEP_PARTS, 0);
+}
+
+ccq_code ccq_session_attend(ccq_session *s, const ccq_layer *l, int64_t number,
+                            const ccq_span *spans, size_t count, float *x, ccq_error *err)
+{
+    ccq_code code = ccq_model_cancelled(s->m, err);
+
+    if (code || (code = place_rows(s, spans, count, err)))
+        return code;
+    at_layer(s, l, number, x);
+    ccq_on_rows(s, s->rows, angle_rows);
+    attend(s, add_rows);
+    advance(s, spans, count);
+    return CCQ_OK;
+}
+
+static void norm_post_rows(ccq_session *s, int64_t r0, int64_t r1, int worker)
+{
+    (void)worker;
+    for (int64_t r = r0; r < r1; r++)
+        norm_row(s, r, s->now->norm_post);
+}
+
+ccq_code ccq_session_mlp(ccq_session *s, const ccq_layer *l, int64_t number, float *x,
+                         ccq_error *err)
+{
+    ccq_code code = ccq_model_cancelled(s->m, err);
+
+    if (code)
+        return code;
+    at_layer(s, l, number, x);
+    ccq_on_rows(s, s->rows, norm_post_rows);
+    return mlp(s, err);
 }
 
 /* ---- Logits -------------------------------------------------------------------------- */
@@ -216,37 +310,53 @@ static void norm_wanted(ccq_session *s, int64_t r0, int64_t r1, int worker)
 
     (void)worker;
     for (int64_t r = r0; r < r1; r++)
-        s->m->options.ops.rms(s->x + s->wanted[r] * h, s->m->norm, h, (float)s->m->arch->eps,
+        s->m->options.ops.rms(s->x + (s->wanted ? s->wanted[r] : r) * h, s->m->norm, h, (float)s->m->arch->eps,
                               s->m->bf16, s->h + r * h);
+}
+
+/* Logits of s->wanted, or of the first n rows of x. */
+static void head(ccq_session *s, int64_t n, float *logits)
+{
+    const ccq_arch *a = s->m->arch;
+    ccq_product p = {&s->m->head.w, s->h, a->hidden, n, logits, a->vocab};
+
+    ccq_on_rows(s, n, norm_wanted);
+    ccq_products(s, &p, 1, s->m->bf16 && !s->m->options.fp32_logits);
 }
 
 ccq_code ccq_session_logits(ccq_session *s, const int64_t *rows, size_t count, float *logits,
                             ccq_error *err)
 {
-    const ccq_arch *a = s->m->arch;
-    int round = s->m->bf16 && !s->m->options.fp32_logits;
-
     for (size_t i = 0; i < count; i++)
         if (count > (size_t)s->rows || rows[i] < 0 || rows[i] >= s->rows)
             return ccq_fail(err, CCQ_BUG, "logits of row %lld of %lld", (long long)rows[i],
                             (long long)s->rows);
     ccq_spend(s, CCQ_STEP_PARTS, 0);
     for (size_t at = 0; at < count; at += LOGITS_ROWS) {
-        int64_t n = count - at < LOGITS_ROWS ? (int64_t)(count - at) : LOGITS_ROWS;
-        ccq_product head = {&s->m->head.w, s->h, a->hidden, n, logits + (int64_t)at * a->vocab,
-                            a->vocab};
         s->wanted = rows + at;
-        ccq_on_rows(s, n, norm_wanted);
-        ccq_products(s, &head, 1, round);
+        head(s, count - at < LOGITS_ROWS ? (int64_t)(count - at) : LOGITS_ROWS,
+             logits + at * (size_t)s->m->arch->vocab);
     }
     ccq_spend(s, CCQ_STEP_HEAD, count ? s->m->head.bytes : 0);
     return CCQ_OK;
 }
 
+ccq_code ccq_session_head(ccq_session *s, float *x, int64_t rows, float *logits, ccq_error *err)
+{
+    if (rows > s->max_rows || !s->m->head.w.data)
+        return ccq_fail(err, CCQ_BUG, "head: %lld rows", (long long)rows);
+    ccq_spend(s, CCQ_STEP_PARTS, 0);
+    s->x = x;
+    s->wanted = NULL;
+    head(s, rows, logits);
+    ccq_spend(s, CCQ_STEP_HEAD, s->m->head.bytes);
+    return CCQ_OK;
+}
+
 void ccq_session_routes(const ccq_session *s, ccq_routes *routes)
 {
-    routes->rows = s->m->moe_layers ? s->rows : 0;
-    routes->layers = s->m->moe_layers;
+    routes->rows = s->routed ? s->rows : 0;
+    routes->layers = s->routed;
     routes->k = s->m->arch->moe_k;
     routes->ids = s->ids;
     routes->weights = s->weights;

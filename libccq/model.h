@@ -10,6 +10,7 @@ typedef struct ccq_linear {
     uint64_t bytes; /* of w's arrays */
 } ccq_linear;
 
+/* A plain struct: ccq_layer_load fills it from a source, a caller may from anywhere else. */
 typedef struct ccq_layer {
     float *norm_in, *norm_post; /* [H] */
     ccq_linear qkv, o;
@@ -18,6 +19,7 @@ typedef struct ccq_layer {
     float *router;            /* [H][E] */
     float *bias;              /* [E], or NULL */
     ccq_linear *expert;       /* up_gate and down of each, 2 * E */
+    uint64_t bytes;           /* that ccq_layer_load has added to the model's */
 } ccq_layer;
 
 struct ccq_model {
@@ -27,11 +29,11 @@ struct ccq_model {
     int bf16; /* activations are rounded */
     ccq_linear embed, head;
     float *norm;
-    ccq_layer *layer;
+    ccq_layer *layer; /* NULL: layered */
     int32_t *moe; /* numbers of the MoE layers */
     int64_t moe_layers;
     int64_t large_bias;
-    uint64_t bytes;
+    uint64_t bytes, most; /* of weights in memory: now, and at any time */
 };
 
 /* One row of a step. */
@@ -55,14 +57,17 @@ struct ccq_session {
     size_t slots;
     int64_t *capacity, *length; /* [slots] */
     uint64_t *base;             /* [slots] first element of the slot in cache */
-    void *cache;                /* uint16 or float: per slot [layer][k|v][position][nkv*d] */
+    void *cache;                /* uint16 or float: per slot [held][k|v][position][nkv*d] */
+    int64_t held;               /* layers in the cache: all, or one */
+    int64_t routed;             /* MoE layers whose choices are kept: all, or one */
     uint64_t cache_bytes, work_bytes;
     int64_t max_rows, rows;
     const ccq_span *spans;
     size_t span_count;
     ccq_row *row;
+    float *x; /* [rows][H]: own, or the caller's of a layer */
     /* [max_rows][...] */
-    float *x, *h, *t, *qkv, *o, *gu, *a, *cos, *sin;
+    float *own, *h, *t, *qkv, *o, *gu, *a, *cos, *sin;
     /* MoE: gathered by expert, [max_rows * K][...] */
     float *xg, *yg;
     int32_t *place;        /* [max_rows][K]: where the row's k-th choice lies in xg */
@@ -70,14 +75,15 @@ struct ccq_session {
     int32_t *from;         /* [max_rows * K]: row of a gathered row */
     uint8_t *nan_row;      /* [max_rows] */
     ccq_product *products; /* [E] */
-    /* router choices, [max_rows][moe_layers][K] */
+    /* router choices, [max_rows][routed][K] */
     int32_t *ids;
     float *weights, *margin;
     float **scratch, *arena; /* [threads], and what they point into */
     float *blas;             /* one decoded block of columns */
-    /* the layer at work, and its number among the MoE layers */
+    /* the layer at work, its number for messages, and where it lies in the cache and
+     * among the MoE layers */
     const ccq_layer *now;
-    int64_t layer, moe_at;
+    int64_t layer, held_at, moe_at;
     const int64_t *wanted; /* rows whose logits are being made */
     ccq_spent spent;
     double lap; /* when the part at work began */
@@ -90,6 +96,19 @@ enum { CCQ_BLAS_COLUMNS = 256 };
 
 /* INTERRUPTED when the caller wants to stop. */
 ccq_code ccq_model_cancelled(const ccq_model *m, ccq_error *err);
+
+/* layers.c: one tensor, counted in m->bytes; a vector or the router as fp32. */
+ccq_code ccq_load_linear(ccq_model *m, ccq_role role, ccq_block block, int64_t layer,
+                         int64_t expert, ccq_linear *l, ccq_error *err);
+ccq_code ccq_load_floats(ccq_model *m, ccq_role role, int64_t layer, float **dst, ccq_error *err);
+/* Bytes that an entry takes in memory, and beside that while it is read. */
+uint64_t ccq_entry_need(const ccq_source *src, const ccq_entry *e);
+uint64_t ccq_entry_transient(const ccq_source *src, const ccq_entry *e);
+
+/* Bytes of the cache and the work space of a session; of the model its source, arch,
+ * options, bf16 and moe_layers are looked at. NO_MEMORY: they pass the address space. */
+ccq_code ccq_session_measure(const ccq_model *m, size_t slots, const int64_t *capacity,
+                             int64_t max_rows, uint64_t *cache, uint64_t *work, ccq_error *err);
 
 /* All products on the pool, columns and rows split over threads; bf16 rounds. */
 void ccq_products(ccq_session *s, const ccq_product *p, size_t count, int bf16);
@@ -105,8 +124,8 @@ ccq_code ccq_moe(ccq_session *s, ccq_error *err);
 void ccq_spend(ccq_session *s, ccq_step_part part, uint64_t bytes);
 /* t = dense(h), or the shared expert of a MoE layer. */
 void ccq_dense(ccq_session *s, float *t);
-/* Element of the cache where the layer's keys of a slot start; values follow after
- * capacity positions. */
-uint64_t ccq_cache_at(const ccq_session *s, size_t slot, int64_t layer);
+/* Element of the cache where the keys of a slot start in the layer that is the i-th of
+ * those held; values follow after capacity positions. */
+uint64_t ccq_cache_at(const ccq_session *s, size_t slot, int64_t i);
 
 #endif

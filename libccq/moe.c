@@ -31,7 +31,7 @@ void ccq_dense(ccq_session *s, float *t)
 
 static int64_t choice_at(const ccq_session *s, int64_t row)
 {
-    return row * s->m->moe_layers + s->moe_at;
+    return row * s->routed + s->moe_at;
 }
 
 static void route_rows(ccq_session *s, int64_t r0, int64_t r1, int worker)
@@ -169,6 +169,5 @@ ccq_code ccq_moe(ccq_session *s, ccq_error *err)
         ccq_dense(s, s->yg); /* its rows have been combined */
         ccq_on_rows(s, s->rows, add_shared);
     }
-    s->moe_at++;
     return CCQ_OK;
 }

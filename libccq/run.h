@@ -30,6 +30,10 @@ typedef struct ccq_model_options {
     int (*cancelled)(void *ctx);
     void *cancel_ctx;
     uint64_t mem_limit; /* bytes for weights, cache and work space, else NO_MEMORY; 0: none */
+    /* 1: for ccq_evaluate alone (BUG in a step): weights are read when their layer's turn
+     * comes, and no more than one layer is in memory. mem_limit is then that of all models
+     * and streams of an evaluation. */
+    int layered;
 } ccq_model_options;
 
 typedef struct ccq_model ccq_model;
@@ -45,7 +49,7 @@ ccq_code ccq_model_open(ccq_model **model, const ccq_source *src, const ccq_mode
 void ccq_model_close(ccq_model *model); /* NULL is fine */
 const ccq_source *ccq_model_source(const ccq_model *model);
 const ccq_model_options *ccq_model_settings(const ccq_model *model);
-uint64_t ccq_model_bytes(const ccq_model *model); /* weights in memory */
+uint64_t ccq_model_bytes(const ccq_model *model); /* weights in memory: the most there were */
 /* MoE layers: count, and the layer number of the i-th. */
 int64_t ccq_model_moe_layers(const ccq_model *model);
 int32_t ccq_model_moe_layer(const ccq_model *model, int64_t i);

@@ -31,13 +31,21 @@ static int64_t max64(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-/* Widths of the buffers that dense, shared and routed blocks take turns with. */
-static void mlp_widths(const ccq_model *m, uint64_t *gu, uint64_t *a)
+/* Of dense layers and shared experts. */
+static int64_t widest(const ccq_arch *a)
 {
     int64_t width = 0;
 
-    for (int64_t i = 0; i < m->arch->layers; i++)
-        width = max64(width, m->layer[i].down.w.k);
+    for (int64_t i = 0; i < a->layers; i++)
+        width = max64(width, a->layer_moe[i] ? a->shared * a->moe_inter : a->inter);
+    return width;
+}
+
+/* Widths of the buffers that dense, shared and routed blocks take turns with. */
+static void mlp_widths(const ccq_model *m, uint64_t *gu, uint64_t *a)
+{
+    int64_t width = widest(m->arch);
+
     if (m->moe_layers)
         width = max64(width, m->arch->moe_k * m->arch->moe_inter);
     *a = (uint64_t)width;
@@ -62,10 +70,8 @@ static size_t scratch_floats(const ccq_session *s)
 static uint64_t blas_floats(const ccq_model *m)
 {
     const ccq_arch *a = m->arch;
-    int64_t k = max64(max64(a->hidden, a->heads * a->head_dim), a->moe_inter);
+    int64_t k = max64(max64(a->hidden, a->heads * a->head_dim), max64(a->moe_inter, widest(a)));
 
-    for (int64_t i = 0; i < a->layers; i++)
-        k = max64(k, m->layer[i].down.w.k);
     return m->options.blas ? (uint64_t)k * CCQ_BLAS_COLUMNS : 0;
 }
 
@@ -82,14 +88,10 @@ static ccq_code check_limit(const ccq_session *s, uint64_t total, ccq_error *err
                     (unsigned long long)s->work_bytes, (unsigned long long)limit);
 }
 
-static ccq_code allocate(ccq_session *s, array *list, size_t count, ccq_error *err)
+static ccq_code allocate(ccq_session *s, const array *list, size_t count, ccq_error *err)
 {
-    uint64_t total = s->cache_bytes, free_bytes = ccq_memory_available();
+    uint64_t total = s->cache_bytes + s->work_bytes, free_bytes = ccq_memory_available();
 
-    for (size_t i = 0; i < count; i++)
-        if (!array_bytes(&list[i], &total))
-            return ccq_fail(err, CCQ_NO_MEMORY, "cache and work space pass the address space");
-    s->work_bytes = total - s->cache_bytes;
     if (check_limit(s, total, err))
         return CCQ_NO_MEMORY;
     if (total > free_bytes)
@@ -97,6 +99,10 @@ static ccq_code allocate(ccq_session *s, array *list, size_t count, ccq_error *e
                         "KV cache of %llu bytes and work space of %llu: %llu bytes are available",
                         (unsigned long long)s->cache_bytes, (unsigned long long)s->work_bytes,
                         (unsigned long long)free_bytes);
+    s->cache = calloc(1, (size_t)(s->cache_bytes ? s->cache_bytes : 1));
+    if (!s->cache)
+        return ccq_fail(err, CCQ_NO_MEMORY, "KV cache of %llu bytes: out of memory",
+                        (unsigned long long)s->cache_bytes);
     for (size_t i = 0; i < count; i++) {
         *list[i].where = calloc(1, (size_t)list[i].bytes);
         if (!*list[i].where)
@@ -108,10 +114,10 @@ static ccq_code allocate(ccq_session *s, array *list, size_t count, ccq_error *e
 }
 
 /* The cache: slots one after another. */
-static ccq_code allocate_cache(ccq_session *s, ccq_error *err)
+static ccq_code measure_cache(ccq_session *s, ccq_error *err)
 {
     const ccq_arch *a = s->m->arch;
-    uint64_t per = 2 * (uint64_t)a->layers * (uint64_t)a->kv_heads * (uint64_t)a->head_dim, n = 0;
+    uint64_t per = 2 * (uint64_t)s->held * (uint64_t)a->kv_heads * (uint64_t)a->head_dim, n = 0;
     uint64_t size = s->m->bf16 ? sizeof(uint16_t) : sizeof(float), bytes;
 
     for (size_t i = 0; i < s->slots; i++) {
@@ -122,31 +128,27 @@ static ccq_code allocate_cache(ccq_session *s, ccq_error *err)
     }
     if (__builtin_mul_overflow(n, size, &s->cache_bytes) || s->cache_bytes > SIZE_MAX / 4)
         return ccq_fail(err, CCQ_NO_MEMORY, "KV cache passes the address space");
-    uint64_t available = ccq_memory_available();
-    if (s->cache_bytes > available)
-        return ccq_fail(err, CCQ_NO_MEMORY, "KV cache of %llu bytes: %llu bytes are available",
-                        (unsigned long long)s->cache_bytes, (unsigned long long)available);
-    s->cache = calloc(1, (size_t)(s->cache_bytes ? s->cache_bytes : 1));
-    if (!s->cache)
-        return ccq_fail(err, CCQ_NO_MEMORY, "KV cache of %llu bytes: out of memory",
-                        (unsigned long long)s->cache_bytes);
     return CCQ_OK;
 }
 
-static ccq_code allocate_work(ccq_session *s, ccq_error *err)
+enum { ARRAYS = 22 };
+
+/* The arrays of the work space, and s->work_bytes. */
+static ccq_code measure_work(ccq_session *s, array out[ARRAYS], ccq_error *err)
 {
     const ccq_arch *a = s->m->arch;
     uint64_t t = (uint64_t)s->max_rows, h = (uint64_t)a->hidden, k = (uint64_t)a->moe_k, gu, wa;
     uint64_t q = (uint64_t)a->heads * (uint64_t)a->head_dim, e = (uint64_t)a->experts;
     uint64_t kv = 2 * (uint64_t)a->kv_heads * (uint64_t)a->head_dim;
-    uint64_t lm = (uint64_t)s->m->moe_layers, half = (uint64_t)a->head_dim / 2;
+    uint64_t lm = (uint64_t)s->routed, half = (uint64_t)a->head_dim / 2;
+    uint64_t own = s->m->options.layered ? 0 : t, total = s->cache_bytes;
     size_t f = sizeof(float), i = sizeof(int32_t);
 
     k = lm ? k : 0;
     mlp_widths(s->m, &gu, &wa);
-    array list[] = {
+    array list[ARRAYS] = {
         {(void **)&s->row, {t, 1, 1}, sizeof *s->row, 0},
-        {(void **)&s->x, {t, h, 1}, f, 0},
+        {(void **)&s->own, {own, h, 1}, f, 0},
         {(void **)&s->h, {t, h, 1}, f, 0},
         {(void **)&s->t, {t, h, 1}, f, 0},
         {(void **)&s->qkv, {t, q + kv, 1}, f, 0},
@@ -171,7 +173,12 @@ static ccq_code allocate_work(ccq_session *s, ccq_error *err)
          0},
         {(void **)&s->blas, {blas_floats(s->m), 1, 1}, f, 0},
     };
-    return allocate(s, list, sizeof list / sizeof *list, err);
+    for (size_t j = 0; j < ARRAYS; j++)
+        if (!array_bytes(&list[j], &total))
+            return ccq_fail(err, CCQ_NO_MEMORY, "cache and work space pass the address space");
+    s->work_bytes = total - s->cache_bytes;
+    memcpy(out, list, sizeof list);
+    return CCQ_OK;
 }
 
 static ccq_code allocate_slots(ccq_session *s, const int64_t *capacity, ccq_error *err)
@@ -188,20 +195,49 @@ static ccq_code allocate_slots(ccq_session *s, const int64_t *capacity, ccq_erro
     return CCQ_OK;
 }
 
+/* Everything but cache and work space, whose sizes come out. */
+static ccq_code prepare(ccq_session *s, const ccq_model *model, size_t slots,
+                        const int64_t *capacity, int64_t max_rows, array list[ARRAYS],
+                        ccq_error *err)
+{
+    ccq_code code;
+
+    s->m = model;
+    s->slots = slots;
+    s->max_rows = max_rows;
+    s->held = model->options.layered ? 1 : model->arch->layers;
+    s->routed = model->options.layered ? model->moe_layers > 0 : model->moe_layers;
+    if ((code = allocate_slots(s, capacity, err)) || (code = measure_cache(s, err)))
+        return code;
+    return measure_work(s, list, err);
+}
+
+ccq_code ccq_session_measure(const ccq_model *m, size_t slots, const int64_t *capacity,
+                             int64_t max_rows, uint64_t *cache, uint64_t *work, ccq_error *err)
+{
+    ccq_session *s = calloc(1, sizeof *s);
+    array list[ARRAYS];
+    ccq_code code = s ? prepare(s, m, slots, capacity, max_rows, list, err)
+                      : ccq_fail(err, CCQ_NO_MEMORY, "session: out of memory");
+
+    *cache = code ? 0 : s->cache_bytes;
+    *work = code ? 0 : s->work_bytes;
+    ccq_session_close(s);
+    return code;
+}
+
 ccq_code ccq_session_open(ccq_session **session, const ccq_model *model, size_t slots,
                           const int64_t *capacity, int64_t max_rows, ccq_error *err)
 {
     ccq_session *s = calloc(1, sizeof *s);
+    array list[ARRAYS];
     ccq_code code;
 
     *session = NULL;
     if (!s)
         return ccq_fail(err, CCQ_NO_MEMORY, "session: out of memory");
-    s->m = model;
-    s->slots = slots;
-    s->max_rows = max_rows;
-    if ((code = allocate_slots(s, capacity, err)) || (code = allocate_cache(s, err)) ||
-        (code = allocate_work(s, err))) {
+    if ((code = prepare(s, model, slots, capacity, max_rows, list, err)) ||
+        (code = allocate(s, list, ARRAYS, err))) {
         ccq_session_close(s);
         return code;
     }
@@ -251,7 +287,7 @@ void ccq_session_seek(ccq_session *s, size_t slot, int64_t length)
     uint64_t row = (uint64_t)(a->kv_heads * a->head_dim), now = (uint64_t)s->length[slot];
     size_t size = s->m->bf16 ? sizeof(uint16_t) : sizeof(float);
 
-    for (int64_t i = 0; length > s->length[slot] && i < a->layers; i++)
+    for (int64_t i = 0; length > s->length[slot] && i < s->held; i++)
         for (int half = 0; half < 2; half++)
             memset((char *)s->cache + (ccq_cache_at(s, slot, i) +
                                        (uint64_t)half * (uint64_t)s->capacity[slot] * row +
@@ -288,10 +324,10 @@ void ccq_session_spent(const ccq_session *s, ccq_spent *spent)
     *spent = s->spent;
 }
 
-uint64_t ccq_cache_at(const ccq_session *s, size_t slot, int64_t layer)
+uint64_t ccq_cache_at(const ccq_session *s, size_t slot, int64_t i)
 {
     const ccq_arch *a = s->m->arch;
 
-    return s->base[slot] + 2 * (uint64_t)layer * (uint64_t)s->capacity[slot] *
+    return s->base[slot] + 2 * (uint64_t)i * (uint64_t)s->capacity[slot] *
                                (uint64_t)(a->kv_heads * a->head_dim);
 }
