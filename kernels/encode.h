@@ -99,5 +99,8 @@ typedef struct ccq_fp8_error {
  * and the scale that multiplies them on decoding. Adds to *sum, rows ascending. */
 void ccq_fp8_block(const uint16_t *w, int64_t ldw, int rows, int cols, uint8_t *q, int64_t ldq,
                    float *scale, ccq_fp8_error *sum);
+/* The same of fp32 weights. */
+void ccq_fp8_block_f32(const float *w, int64_t ldw, int rows, int cols, uint8_t *q, int64_t ldq,
+                       float *scale, ccq_fp8_error *sum);
 
 #endif

@@ -62,22 +62,45 @@ static float block_amax(const uint16_t *w, int64_t ldw, int rows, int cols)
     return ccq_bf16_to_f32(most);
 }
 
-void ccq_fp8_block(const uint16_t *w, int64_t ldw, int rows, int cols, uint8_t *q, int64_t ldq,
-                   float *scale, ccq_fp8_error *sum)
+/* What multiplies the weights of a block; *scale undoes it. */
+static float block_factor(float amax, float *scale)
 {
-    float amax = block_amax(w, ldw, rows, cols), s = amax > 0.0f ? largest / amax : 1.0f;
+    float s = amax > 0.0f ? largest / amax : 1.0f;
     if (isinf(s))
         s = FLT_MAX;
     *scale = 1.0f / s;
+    return s;
+}
+
+static inline uint8_t encode(float x, float s, float scale, ccq_fp8_error *sum)
+{
+    uint8_t code = ccq_f32_to_e4m3(x * s);
+    double d = (double)x - (double)ccq_round_bf16(ccq_e4m3_to_f32(code) * scale);
+    sum->error += d * d;
+    sum->energy += (double)x * (double)x;
+    if (fabs(d) > sum->max_error)
+        sum->max_error = fabs(d);
+    return code;
+}
+
+void ccq_fp8_block(const uint16_t *w, int64_t ldw, int rows, int cols, uint8_t *q, int64_t ldq,
+                   float *scale, ccq_fp8_error *sum)
+{
+    float s = block_factor(block_amax(w, ldw, rows, cols), scale);
     for (int k = 0; k < rows; k++)
-        for (int n = 0; n < cols; n++) {
-            float x = ccq_bf16_to_f32(w[k * ldw + n]);
-            uint8_t code = ccq_f32_to_e4m3(x * s);
-            q[k * ldq + n] = code;
-            double d = (double)x - (double)ccq_round_bf16(ccq_e4m3_to_f32(code) * *scale);
-            sum->error += d * d;
-            sum->energy += (double)x * (double)x;
-            if (fabs(d) > sum->max_error)
-                sum->max_error = fabs(d);
-        }
+        for (int n = 0; n < cols; n++)
+            q[k * ldq + n] = encode(ccq_bf16_to_f32(w[k * ldw + n]), s, *scale, sum);
+}
+
+void ccq_fp8_block_f32(const float *w, int64_t ldw, int rows, int cols, uint8_t *q, int64_t ldq,
+                       float *scale, ccq_fp8_error *sum)
+{
+    float amax = 0;
+    for (int k = 0; k < rows; k++)
+        for (int n = 0; n < cols; n++)
+            amax = fabsf(w[k * ldw + n]) > amax ? fabsf(w[k * ldw + n]) : amax;
+    float s = block_factor(amax, scale);
+    for (int k = 0; k < rows; k++)
+        for (int n = 0; n < cols; n++)
+            q[k * ldq + n] = encode(w[k * ldw + n], s, *scale, sum);
 }

@@ -31,6 +31,7 @@ int ccq_is_quantized(ccq_type type)
 int ccq_works_whole(const ccq_plan *plan, const ccq_action *a)
 {
     return plan->src->rank || a->entry->weight_scale ||
+           (plan->transform && ccq_transform_touches(plan->transform, a->entry)) ||
            (plan->options.names == CCQ_NAMES_TORCH && !ccq_is_quantized(a->to));
 }
 
@@ -39,9 +40,11 @@ static uint64_t whole_bytes(const ccq_plan *plan, const ccq_action *a)
 {
     const ccq_entry *e = a->entry;
     uint64_t need = ccq_copy_memory(plan, a);
+    uint64_t wide = plan->transform ? 4 : 2; /* bytes of a weight */
     if (ccq_is_quantized(a->to))
-        need = ccq_planes_size(a) + 2 * ccq_entry_parameters(e) +
-               (plan->ranks > 1 ? 2 * (uint64_t)a->k * (uint64_t)a->n : 0);
+        need = ccq_planes_size(a) + wide * ccq_entry_parameters(e) +
+               (plan->ranks > 1 ? wide * (uint64_t)a->k * (uint64_t)a->n : 0) +
+               (plan->transform ? ccq_transform_memory(plan->transform, e) : 0);
     if (e->weight_scale || e->pieces > 1 || e->piece[0].transposed)
         need += larger(a->bytes_in, e->piece[0].tensor->bytes);
     return need;
@@ -85,6 +88,8 @@ void ccq_budget_of(const ccq_plan *plan, int threads, uint64_t limit, ccq_budget
     uint64_t tensors = ccq_layout_count(plan->layout) * (uint64_t)plan->ranks + plan->count;
     b->base = 16 * mebi + 1536 * tensors + 25 * n.columns +
               (uint64_t)threads * (ccq_tile_memory(plan) + mebi / 8);
+    if (plan->transform)
+        b->base += ccq_transform_scratch(plan->transform, threads);
     b->least = b->base + b->whole + n.in_least + n.out_least;
     b->out = larger(n.out_least,
                     smaller(n.all_out, smaller(larger(n.out, out_usual), out_most)));

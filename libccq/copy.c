@@ -13,12 +13,17 @@ static ccq_code no_memory(const ccq_action *a, ccq_error *err)
     return ccq_fail(err, CCQ_NO_MEMORY, "%s: out of memory", a->entry->name);
 }
 
+static int touched(const ccq_plan *plan, const ccq_action *a)
+{
+    return plan->transform && ccq_transform_touches(plan->transform, a->entry);
+}
+
 /* One stored tensor in Paddle order on both sides: any run of its rows can go alone. */
 static int plain(const ccq_plan *plan, const ccq_action *a)
 {
     const ccq_entry *e = a->entry;
-    return plan->options.names == CCQ_NAMES_PADDLE && !e->weight_scale && e->pieces == 1 &&
-           !e->piece[0].transposed;
+    return !touched(plan, a) && plan->options.names == CCQ_NAMES_PADDLE && !e->weight_scale &&
+           e->pieces == 1 && !e->piece[0].transposed;
 }
 
 static int64_t window_rows(const ccq_action *a)
@@ -38,7 +43,8 @@ uint64_t ccq_copy_memory(const ccq_plan *plan, const ccq_action *a)
     if (plain(plan, a))
         return (uint64_t)(cut ? 4 : 2) * (uint64_t)window_rows(a) * (uint64_t)a->entry->n;
     uint64_t stored = a->entry->weight_scale ? a->bytes_in : 0;
-    return whole + (cut || turned ? part : 0) + stored;
+    return whole + (cut || turned ? part : 0) +
+           (touched(plan, a) ? ccq_transform_memory(plan->transform, a->entry) : stored);
 }
 
 /* Number of tensor i of the action in a rank. */
@@ -153,9 +159,12 @@ static ccq_code put_parts(const ccq_engine *engine, const ccq_action *a, int ran
 static ccq_code copy_f32(const ccq_engine *engine, const ccq_action *a, ccq_put put, void *ctx,
                          ccq_error *err)
 {
+    const ccq_plan *plan = engine->plan;
     float *x = malloc((size_t)ccq_entry_parameters(a->entry) * sizeof *x + 1);
-    ccq_code code = x ? ccq_source_read_f32(engine->plan->src, a->entry, x, err)
-                      : no_memory(a, err);
+    ccq_code code = !x                ? no_memory(a, err)
+                    : plan->transform ? ccq_transform_matrix(plan->transform, a->entry,
+                                                             engine->run->pool, x, err)
+                                      : ccq_source_read_f32(plan->src, a->entry, x, err);
     for (int r = 0; r < engine->plan->ranks && !code; r++)
         code = put_parts(engine, a, r, x, sizeof *x, put, ctx, err);
     free(x);

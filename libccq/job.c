@@ -83,37 +83,63 @@ static ccq_code put(void *ctx, size_t tensor, uint64_t offset, const void *data,
 
 /* ---- Tensors -------------------------------------------------------------------------- */
 
+/* A matrix that is worked whole, and a slice of it (NULL: not cut): bf16, or fp32 where a
+ * transform made it. */
+typedef struct matrix {
+    uint16_t *whole, *part;
+    float *whole_f, *part_f;
+    ccq_planes planes;
+} matrix;
+
 /* Slices first, each encoded with scales of its own. */
-static ccq_code whole_rank(job *j, const ccq_action *a, int rank, const uint16_t *whole,
-                           uint16_t *part, ccq_planes *planes, ccq_outcome *outcome, ccq_error *err)
+static ccq_code whole_rank(job *j, const ccq_action *a, int rank, matrix *m, ccq_outcome *outcome,
+                           ccq_error *err)
 {
     size_t first = (size_t)rank * ccq_layout_count(j->plan->layout);
-    ccq_columns c = {a, rank, 0, a->n, part ? part : whole};
+    ccq_columns c = {a, rank, 0, a->n, m->part ? m->part : m->whole,
+                     m->part_f ? m->part_f : m->whole_f};
     ccq_slice slice;
     ccq_slice_of(&j->plan->src->arch, a->entry, rank, j->plan->ranks, &slice);
-    if (part)
-        ccq_slice_take(&slice, whole, part);
-    ccq_planes_place(planes, a, planes->memory);
-    ccq_code code = ccq_quantize_columns(&j->engine, &c, planes, outcome, err);
+    if (m->part)
+        ccq_slice_take(&slice, m->whole, m->part);
+    if (m->part_f)
+        ccq_slice_take_f32(&slice, m->whole_f, m->part_f);
+    ccq_planes_place(&m->planes, a, m->planes.memory);
+    ccq_code code = ccq_quantize_columns(&j->engine, &c, &m->planes, outcome, err);
     for (int i = 0; !code && i < a->tensors; i++)
-        code = put(j, first + a->tensor[i], 0, planes->plane[i], planes->bytes[i], 1, err);
+        code = put(j, first + a->tensor[i], 0, m->planes.plane[i], m->planes.bytes[i], 1, err);
     return code;
+}
+
+static ccq_code read_transformed(const job *j, const ccq_action *a, float **w, ccq_error *err)
+{
+    *w = malloc((size_t)ccq_entry_parameters(a->entry) * sizeof **w);
+    return *w ? ccq_transform_matrix(j->plan->transform, a->entry, j->engine.run->pool, *w, err)
+              : no_memory(err);
 }
 
 static ccq_code whole_matrix(job *j, const ccq_action *a, ccq_outcome *outcome, ccq_error *err)
 {
-    uint16_t *whole = NULL, *part = NULL;
-    ccq_planes planes = {.memory = malloc((size_t)ccq_planes_size(a))};
-    ccq_code code = planes.memory ? CCQ_OK : no_memory(err);
-    if (j->plan->ranks > 1 && !(part = malloc((size_t)a->k * (size_t)a->n * sizeof *part)))
+    matrix m = {.planes = {.memory = malloc((size_t)ccq_planes_size(a))}};
+    size_t size = (size_t)a->k * (size_t)a->n;
+    int wide = j->plan->transform != NULL;
+    ccq_code code = m.planes.memory ? CCQ_OK : no_memory(err);
+    if (j->plan->ranks > 1 && wide)
+        m.part_f = malloc(size * sizeof *m.part_f);
+    else if (j->plan->ranks > 1)
+        m.part = malloc(size * sizeof *m.part);
+    if (j->plan->ranks > 1 && !m.part && !m.part_f)
         code = no_memory(err);
     if (!code)
-        code = ccq_read_matrix(&j->engine, a, &whole, err);
+        code = wide ? read_transformed(j, a, &m.whole_f, err)
+                    : ccq_read_matrix(&j->engine, a, &m.whole, err);
     for (int rank = 0; !code && rank < j->plan->ranks; rank++)
-        code = whole_rank(j, a, rank, whole, part, &planes, outcome, err);
-    free(part);
-    free(whole);
-    free(planes.memory);
+        code = whole_rank(j, a, rank, &m, outcome, err);
+    free(m.part_f);
+    free(m.part);
+    free(m.whole_f);
+    free(m.whole);
+    free(m.planes.memory);
     return code;
 }
 
@@ -130,7 +156,7 @@ static ccq_code work_whole(job *j, const ccq_action *a, ccq_outcome *outcome, cc
 static ccq_code work_block(job *j, const ccq_action *a, const ccq_unit *u, ccq_outcome *outcome,
                            ccq_error *err)
 {
-    ccq_columns c = {a, u->rank, u->n0, u->nc, u->data};
+    ccq_columns c = {a, u->rank, u->n0, u->nc, u->data, NULL};
     ccq_code code = u->n0 ? CCQ_OK : ccq_pipe_planes(j->pipe, a, &j->planes, err);
     if (!code)
         code = ccq_quantize_columns(&j->engine, &c, &j->planes, outcome, err);

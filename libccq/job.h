@@ -81,8 +81,8 @@ void ccq_planes_place_wint2(ccq_planes *p, int64_t n0, int count, const ccq_colu
 /* ---- budget.c: memory --------------------------------------------------------- */
 
 int ccq_is_quantized(ccq_type type);
-/* 1 for what is not read ahead, and not in parts: quantized or joined inputs, and float
- * tensors under torch names. */
+/* 1 for what is not read ahead, and not in parts: quantized or joined inputs, what a
+ * transform changes, and float tensors under torch names. */
 int ccq_works_whole(const ccq_plan *plan, const ccq_action *a);
 
 typedef struct ccq_budget {
@@ -129,7 +129,7 @@ void ccq_engine_free(ccq_engine *engine);
 uint64_t ccq_tile_memory(const ccq_plan *plan);
 /* INTERRUPTED when the caller wants to stop. */
 ccq_code ccq_engine_poll(const ccq_engine *engine, ccq_error *err);
-/* The matrix of an action's entry, whole, in bf16; the caller frees it. */
+/* The matrix of an action's entry, whole and transformed, in bf16; the caller frees it. */
 ccq_code ccq_read_matrix(const ccq_engine *engine, const ccq_action *a, uint16_t **w,
                          ccq_error *err);
 /* Columns n0..n0+nc-1 of a rank's slice. */
@@ -138,6 +138,7 @@ typedef struct ccq_columns {
     int rank;
     int64_t n0, nc;
     const uint16_t *w; /* [a->k][nc] */
+    const float *f;    /* not NULL: in its place */
 } ccq_columns;
 /* Encodes them over the pool into their place in the planes; adds to outcome. */
 ccq_code ccq_quantize_columns(ccq_engine *engine, const ccq_columns *c, ccq_planes *planes,
@@ -158,6 +159,12 @@ uint64_t ccq_copy_memory(const ccq_plan *plan, const ccq_action *a);
 
 /* plan->config, with plan->changes and warnings. */
 ccq_code ccq_served_config(ccq_plan *plan, ccq_error *err);
+
+/* ---- recipe.c ------------------------------------------------------------------ */
+
+/* The transform that a recipe asks of src; NULL: none. */
+ccq_code ccq_recipe_transform(ccq_transform **t, const ccq_config *recipe, const ccq_source *src,
+                              ccq_error *err);
 
 /* ---- job.c -------------------------------------------------------------------- */
 

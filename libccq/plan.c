@@ -64,9 +64,20 @@ static ccq_code add_action(ccq_plan *plan, ccq_rules *rules, const ccq_entry *e,
     return CCQ_OK;
 }
 
+/* Behind the last norm; unknown vectors stand at the end. */
+static size_t head_place(const ccq_source *src)
+{
+    size_t at = src->count;
+    while (at > 0 && src->entry[at - 1].role == CCQ_ROLE_VECTOR)
+        at--;
+    return at;
+}
+
 static ccq_code add_actions(ccq_plan *plan, ccq_error *err)
 {
-    plan->count = plan->src->count;
+    const ccq_source *src = plan->src;
+    const ccq_entry *head = plan->transform ? ccq_transform_head(plan->transform) : NULL;
+    plan->count = src->count + (head != NULL);
     plan->action = calloc(plan->count ? plan->count : 1, sizeof *plan->action);
     plan->layout = ccq_layout_new(plan->options.names == CCQ_NAMES_TORCH ? "pt" : "np",
                                   plan->options.shard_bytes);
@@ -74,10 +85,15 @@ static ccq_code add_actions(ccq_plan *plan, ccq_error *err)
         return no_memory(err);
     ccq_rules *rules = NULL;
     ccq_code code = ccq_rules_new(&rules, &plan->options, err);
-    for (size_t i = 0; !code && i < plan->count; i++)
-        code = add_action(plan, rules, &plan->src->entry[i], &plan->action[i], err);
+    size_t at = head_place(src), n = 0;
+    for (size_t i = 0; !code && i <= src->count; i++) {
+        if (head && i == at)
+            code = add_action(plan, rules, head, &plan->action[n++], err);
+        if (!code && i < src->count)
+            code = add_action(plan, rules, &src->entry[i], &plan->action[n++], err);
+    }
     if (!code)
-        code = ccq_rules_check(rules, plan->src, err);
+        code = ccq_rules_check(rules, src, err);
     ccq_rules_free(rules);
     if (!code && plan->parameters)
         plan->bits_per_weight = 8.0 * (double)plan->tensor_bytes / (double)plan->parameters;
@@ -299,6 +315,9 @@ ccq_code ccq_plan_make(ccq_plan **result, const ccq_source *src,
     if (!code)
         code = ccq_policy_resolve(&plan->options, src, err);
     plan->ranks = plan->options.tensor_parallel;
+    if (!code && plan->options.transform)
+        code = ccq_transform_open(&plan->transform, src, plan->options.transform,
+                                  plan->options.transform_seed, plan->ranks, err);
     if (!code)
         code = add_actions(plan, err);
     if (!code)
@@ -340,6 +359,7 @@ void ccq_plan_free(ccq_plan *plan)
     ccq_config_free(plan->config);
     ccq_layout_free(plan->layout);
     free(plan->action);
+    ccq_transform_close(plan->transform);
     free(plan->output);
     free(plan);
 }

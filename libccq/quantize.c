@@ -174,6 +174,13 @@ static void widen_tile(const uint16_t *w, int64_t ld, int64_t k, int count, floa
                 x[r * TILE + j] = j < count ? ccq_bf16_to_f32(w[r * ld + j]) : 0.0f;
 }
 
+static void take_tile(const float *w, int64_t ld, int64_t k, int count, float *x)
+{
+    for (int64_t r = 0; r < k; r++)
+        for (int j = 0; j < TILE; j++)
+            x[r * TILE + j] = j < count ? w[r * ld + j] : 0.0f;
+}
+
 /* Worker 0 is the caller of the pool, so reports never overlap. */
 static void report(batch *b, int worker)
 {
@@ -209,8 +216,11 @@ static void encode_strip(void *ctx, size_t i, int number)
         return;
     for (int64_t k0 = 0; k0 < k; k0 += CCQ_FP8_BLOCK) {
         int rows = k - k0 < CCQ_FP8_BLOCK ? (int)(k - k0) : CCQ_FP8_BLOCK;
-        ccq_fp8_block(b->c->w + k0 * nc + at, nc, rows, cols, q + k0 * n + n0, n,
-                      &scale[k0 / CCQ_FP8_BLOCK * strips], &sum);
+        float *to = &scale[k0 / CCQ_FP8_BLOCK * strips];
+        if (b->c->f)
+            ccq_fp8_block_f32(b->c->f + k0 * nc + at, nc, rows, cols, q + k0 * n + n0, n, to, &sum);
+        else
+            ccq_fp8_block(b->c->w + k0 * nc + at, nc, rows, cols, q + k0 * n + n0, n, to, &sum);
     }
     b->error[at] = sum.error;
     b->energy[at] = sum.energy;
@@ -229,7 +239,10 @@ static void encode_tile(void *ctx, size_t i, int number)
     int count = nc - at < TILE ? (int)(nc - at) : TILE;
     tile_memory m;
     tile_layout(worker->memory, k, &m);
-    widen_tile(b->c->w + at, nc, k, count, m.x);
+    if (b->c->f)
+        take_tile(b->c->f + at, nc, k, count, m.x);
+    else
+        widen_tile(b->c->w + at, nc, k, count, m.x);
     if (b->planes->type == CCQ_TYPE_WINT2)
         encode_wint2(b, at, count, worker, &m);
     else
@@ -246,7 +259,8 @@ static ccq_code huge_column(const batch *b, int64_t at, ccq_error *err)
     float most = 0;
     int64_t row = 0, n = b->c->n0 + at;
     for (int64_t r = 0; r < b->a->k; r++) {
-        float w = fabsf(ccq_bf16_to_f32(b->c->w[r * b->c->nc + at]));
+        int64_t i = r * b->c->nc + at;
+        float w = fabsf(b->c->f ? b->c->f[i] : ccq_bf16_to_f32(b->c->w[i]));
         if (w > most) {
             most = w;
             row = r;
@@ -280,11 +294,13 @@ ccq_code ccq_read_matrix(const ccq_engine *engine, const ccq_action *a, uint16_t
                          ccq_error *err)
 {
     const ccq_quantize_run_options *run = engine->run;
+    const ccq_transform *t = engine->plan->transform;
     *w = malloc((size_t)ccq_entry_parameters(a->entry) * sizeof **w); /* the file's size */
     if (!*w)
         return ccq_fail(err, CCQ_NO_MEMORY, "%s: out of memory", a->entry->name);
-    ccq_code code = ccq_source_decode(engine->plan->src, a->entry, CCQ_ROUND_FUSED, run->ops,
-                                      run->pool, *w, err);
+    ccq_code code = t ? ccq_transform_bf16(t, a->entry, run->pool, *w, err)
+                      : ccq_source_decode(engine->plan->src, a->entry, CCQ_ROUND_FUSED, run->ops,
+                                          run->pool, *w, err);
     if (code) {
         free(*w);
         *w = NULL;

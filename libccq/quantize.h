@@ -14,6 +14,7 @@
 #include "kernels/encode.h"
 #include "libccq/pool.h"
 #include "libccq/source.h"
+#include "libccq/transform.h"
 
 /* Raised whenever the same input and options may give other bytes. */
 #define CCQ_OUTPUT_VERSION 1
@@ -48,7 +49,9 @@ enum {
     CCQ_SET_SHARD = 64,
     CCQ_SET_NAMES = 128,
     CCQ_SET_FORCE = 256,
-    CCQ_SET_TP = 512
+    CCQ_SET_TP = 512,
+    CCQ_SET_TRANSFORM = 1024,
+    CCQ_SET_TRANSFORM_SEED = 2048
 };
 
 /* ---- Calibration (docs/design.md, "Calibration") --------------------------- */
@@ -107,6 +110,8 @@ typedef struct ccq_quantize_options {
     char *const *tensor_type;
     size_t tensor_types;
     int tensor_parallel; /* ranks, 1..1024 (default 1: not cut) */
+    unsigned transform;  /* CCQ_TRANSFORM_* (default 0: none) */
+    uint64_t transform_seed; /* signs of the rotation, at most 2^53 (default 1) */
     int force;     /* 1: tensor_type may quantize lm_head, which FastDeploy does not load */
     unsigned set;  /* CCQ_SET_* */
     int overwrite;        /* 1: a checkpoint in the output directory is replaced */
@@ -159,8 +164,9 @@ typedef enum ccq_bytes_kind {
 
 const char *ccq_bytes_kind_name(int kind);
 
-/* What happens to one entry of the source: it is read, cut into one slice [k][n] a rank,
- * and each slice becomes a type and is stored. Not cut, the slice is the whole. */
+/* What happens to one entry of the source, or to the lm_head that a rotation adds: it is
+ * read (and transformed), cut into one slice [k][n] a rank, and each slice becomes a type
+ * and is stored. Not cut, the slice is the whole. */
 typedef struct ccq_action {
     const ccq_entry *entry;
     ccq_type to;
@@ -182,6 +188,7 @@ typedef struct ccq_plan {
     const ccq_source *src; /* must outlive the plan */
     char *output;
     ccq_quantize_options options; /* resolved: w4_end_layer is a layer or -1 */
+    ccq_transform *transform;     /* NULL: none */
     ccq_action *action;           /* one an entry, in model order */
     size_t count;
     int ranks;          /* 1: not cut */

@@ -16,6 +16,7 @@ static const char *const orders[] = {"fastdeploy", "plain"};
 static const char *const rules[] = {"gpu", "cpu"};
 static const char *const efforts[] = {"fast", "normal"};
 static const char *const namings[] = {"paddle", "torch"};
+static const char *const transforms[] = {"rotate", "permute"}; /* bits of CCQ_TRANSFORM_* */
 
 /* ---- Writing --------------------------------------------------------------------- */
 
@@ -47,6 +48,20 @@ static void put_encoding(ccq_jw *w, const ccq_plan *plan)
     ccq_jw_ki64(w, "gain", o->gain);
 }
 
+static void put_transform(ccq_jw *w, const ccq_quantize_options *o)
+{
+    if (!o->transform)
+        return;
+    ccq_jw_key(w, "transform");
+    ccq_jw_array(w);
+    for (unsigned i = 0; i < 2; i++)
+        if (o->transform >> i & 1)
+            ccq_jw_string(w, transforms[i]);
+    ccq_jw_end(w);
+    if (o->transform & CCQ_TRANSFORM_ROTATE)
+        ccq_jw_ku64(w, "transform_seed", o->transform_seed);
+}
+
 char *ccq_recipe_text(const ccq_plan *plan, size_t *size)
 {
     const ccq_quantize_options *o = &plan->options;
@@ -57,6 +72,7 @@ char *ccq_recipe_text(const ccq_plan *plan, size_t *size)
     ccq_jw_ki64(&w, "output_version", CCQ_OUTPUT_VERSION);
     ccq_jw_kstring(&w, "scheme", ccq_scheme_name(o->scheme));
     put_encoding(&w, plan);
+    put_transform(&w, o);
     if (o->tensor_types) {
         ccq_jw_key(&w, "tensor_types");
         ccq_jw_array(&w);
@@ -207,6 +223,34 @@ static ccq_code take_names(reading *r, const char *key)
     return take_name(r, key, namings, 2, &r->found.names);
 }
 
+/* A list without doubles; empty: none. */
+static ccq_code take_transform(reading *r, const char *key)
+{
+    size_t count = ccq_config_array_size(r->c, key);
+    if (ccq_config_kind(r->c, key) != CCQ_KIND_ARRAY)
+        return bad(r, key, "is no list of transforms");
+    r->found.transform = 0;
+    for (size_t i = 0; i < count; i++) {
+        const char *s = ccq_config_array_string(r->c, key, i);
+        unsigned bit = !s                                ? 0
+                       : strcmp(s, transforms[0]) == 0 ? CCQ_TRANSFORM_ROTATE
+                       : strcmp(s, transforms[1]) == 0 ? CCQ_TRANSFORM_PERMUTE
+                                                       : 0;
+        if (!bit || (r->found.transform & bit))
+            return bad(r, key, "is no list of transforms");
+        r->found.transform |= bit;
+    }
+    return CCQ_OK;
+}
+
+static ccq_code take_seed(reading *r, const char *key)
+{
+    int64_t seed = 0;
+    ccq_code code = take_int(r, key, 0, (int64_t)1 << 53, &seed);
+    r->found.transform_seed = (uint64_t)seed;
+    return code;
+}
+
 static ccq_code take_note(reading *r, const char *key)
 {
     return ccq_config_string(r->c, key) ? CCQ_OK : bad(r, key, "is no text");
@@ -233,6 +277,8 @@ static ccq_code take_key(reading *r, const char *key)
         {"tensor_types", 0, take_types},
         {"force", CCQ_SET_FORCE, take_force},
         {"tensor_parallel", CCQ_SET_TP, take_ranks},
+        {"transform", CCQ_SET_TRANSFORM, take_transform},
+        {"transform_seed", CCQ_SET_TRANSFORM_SEED, take_seed},
     };
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         if (strcmp(key, keys[i].key) != 0)
@@ -266,6 +312,10 @@ static void fill(ccq_quantize_options *o, const ccq_quantize_options *from, unsi
         o->force = from->force;
     if (bits & CCQ_SET_TP)
         o->tensor_parallel = from->tensor_parallel;
+    if (bits & CCQ_SET_TRANSFORM)
+        o->transform = from->transform;
+    if (bits & CCQ_SET_TRANSFORM_SEED)
+        o->transform_seed = from->transform_seed;
     o->set |= bits;
 }
 
@@ -296,4 +346,26 @@ ccq_code ccq_recipe_read(ccq_quantize_options *options, ccq_text_list *types, co
         bits &= ~(unsigned)CCQ_SET_ORDER;
     fill(options, &r.found, bits);
     return CCQ_OK;
+}
+
+ccq_code ccq_recipe_transform(ccq_transform **t, const ccq_config *recipe, const ccq_source *src,
+                              ccq_error *err)
+{
+    ccq_quantize_options found;
+    reading r = {.c = recipe, .err = err};
+    ccq_code code = CCQ_OK;
+    *t = NULL;
+    if (!recipe || ccq_config_kind(recipe, "transform") == CCQ_KIND_ABSENT)
+        return CCQ_OK;
+    ccq_quantize_defaults(&found);
+    r.found = found;
+    code = take_transform(&r, "transform");
+    if (!code && ccq_config_kind(recipe, "transform_seed") != CCQ_KIND_ABSENT)
+        code = take_seed(&r, "transform_seed");
+    if (!code && ccq_config_kind(recipe, "tensor_parallel") != CCQ_KIND_ABSENT)
+        code = take_ranks(&r, "tensor_parallel");
+    if (code || !r.found.transform)
+        return code;
+    return ccq_transform_open(t, src, r.found.transform, r.found.transform_seed,
+                              r.found.tensor_parallel, err);
 }

@@ -248,8 +248,10 @@ static void missing_number(edits *e, const char *key, double value)
 static void size_keys(edits *e)
 {
     const ccq_arch *arch = &e->plan->src->arch;
-    want_bool(e, "tie_word_embeddings", arch->tied,
-              arch->tied ? "there is no lm_head.weight" : "lm_head.weight is there");
+    const ccq_transform *t = e->plan->transform;
+    int tied = arch->tied && !(t && ccq_transform_head(t));
+    want_bool(e, "tie_word_embeddings", tied,
+              tied ? "there is no lm_head.weight" : "lm_head.weight is there");
     missing_number(e, "num_key_value_heads", (double)arch->kv_heads);
     if (!ccq_config_string(e->in, "hidden_act"))
         change(e, "hidden_act", "\"silu\"", "missing in the input");

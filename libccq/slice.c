@@ -50,14 +50,25 @@ void ccq_slice_of(const ccq_arch *arch, const ccq_entry *e, int rank, int ranks,
     }
 }
 
-void ccq_slice_take(const ccq_slice *s, const uint16_t *whole, uint16_t *part)
+static void take(const ccq_slice *s, const char *whole, char *part, size_t size)
 {
     for (int64_t k = 0; k < s->k; k++)
         for (int i = 0; i < s->ranges; i++) {
-            memcpy(part, whole + (s->k0 + k) * s->whole_n + s->range[i].from,
-                   (size_t)s->range[i].count * sizeof *part);
-            part += s->range[i].count;
+            size_t bytes = (size_t)s->range[i].count * size;
+            memcpy(part, whole + (size_t)((s->k0 + k) * s->whole_n + s->range[i].from) * size,
+                   bytes);
+            part += bytes;
         }
+}
+
+void ccq_slice_take(const ccq_slice *s, const uint16_t *whole, uint16_t *part)
+{
+    take(s, (const char *)whole, (char *)part, sizeof *part);
+}
+
+void ccq_slice_take_f32(const ccq_slice *s, const float *whole, float *part)
+{
+    take(s, (const char *)whole, (char *)part, sizeof *part);
 }
 
 void ccq_slice_put(const ccq_slice *s, const uint16_t *part, uint16_t *whole)

@@ -25,6 +25,7 @@ typedef struct ccq_slice {
 void ccq_slice_of(const ccq_arch *arch, const ccq_entry *e, int rank, int ranks, ccq_slice *s);
 /* Between the matrix, [whole_k][whole_n], and the part, [k][n]. */
 void ccq_slice_take(const ccq_slice *s, const uint16_t *whole, uint16_t *part);
+void ccq_slice_take_f32(const ccq_slice *s, const float *whole, float *part);
 void ccq_slice_put(const ccq_slice *s, const uint16_t *part, uint16_t *whole);
 
 #endif

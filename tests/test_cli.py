@@ -30,7 +30,7 @@ FACTS = {
                 ("--shard-size", "5 GB"), ("--shard-size", "-1"), ("--tp", "0"),
                 ("--tensor-parallel", "two"), ("--tensor-parallel", "1025"),
                 ("--mem-limit", "0"), ("--mem-limit", "1.5.1G")],
-        "later": ["calibration", "stats", "save-stats", "transform",
+        "later": ["calibration", "stats", "save-stats",
                   "resume", "rank", "world", "finalize", "check-tensor", "report",
                   "no-sync", "json-lines"],
     },

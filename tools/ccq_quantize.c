@@ -36,6 +36,9 @@ static const cli_option options[] = {
      "win"},
     {"How to encode", 0, "effort", "fast|normal", "default normal"},
     {NULL, 0, "gain", "E", "eighths of the shrinkage to undo, 0..8 (default 4; 0: least squares)"},
+    {NULL, 0, "transform", "none|rotate,permute",
+     "change the model into an equal one first (default none): a rotation of the residual stream, "
+     "neurons sorted by size; one or both, as a list"},
     {"The job", 0, "dry-run", NULL,
      "print the plan, exact to the byte (-v: each tensor); reads headers only"},
     {NULL, 0, "overwrite", NULL, "replace a checkpoint in OUTPUT"},
@@ -133,6 +136,36 @@ static int take_gain(cli *c, settings *s)
     return rc;
 }
 
+static int bad_transform(cli *c)
+{
+    char shown[120];
+    cli_error(c, "--transform '%s': none, or a list of rotate and permute",
+              ccq_escape(shown, sizeof shown, c->value, strlen(c->value)));
+    return -1;
+}
+
+/* "none", or names with commas between them, each once. */
+static int take_transform(cli *c, settings *s)
+{
+    static const char *const names[] = {"rotate", "permute"}; /* bits of CCQ_TRANSFORM_* */
+    const char *at = c->value;
+    s->quantize.transform = 0;
+    if (strcmp(at, "none") == 0)
+        return 0;
+    for (;;) {
+        size_t length = strcspn(at, ",");
+        unsigned i = 0;
+        while (i < 2 && (strlen(names[i]) != length || memcmp(at, names[i], length) != 0))
+            i++;
+        if (i == 2 || (s->quantize.transform >> i & 1))
+            return bad_transform(c);
+        s->quantize.transform |= 1u << i;
+        if (!at[length])
+            return 0;
+        at += length + 1;
+    }
+}
+
 static int take_ranks(cli *c, settings *s)
 {
     int64_t value = 0;
@@ -208,6 +241,7 @@ static int take_option(cli *c, settings *s)
         {"recipe", 0, take_recipe},
         {"effort", CCQ_SET_EFFORT, take_effort},
         {"gain", CCQ_SET_GAIN, take_gain},
+        {"transform", CCQ_SET_TRANSFORM, take_transform},
         {"dry-run", 0, take_dry_run},
         {"overwrite", 0, take_overwrite},
         {"shard-size", CCQ_SET_SHARD, take_shard_size},
