@@ -5,23 +5,18 @@
  * takes turns, in slices of processor time from 20 us to a few ms, the best slices make
  * a round. Printed: the best round and the median one, the ratio of the best rounds,
  * which is the least disturbed, and the median of the ratios. One core, but for the
- * products (--threads).
+ * products, which take all (--threads; bench_products.c).
  *
- *   bench_kernels [--json] [--rounds N] [--threads N] [--isa c|avx2|avx512] */
+ *   bench_kernels [--json] [--products] [--rounds N] [--threads N] [--isa c|avx2|avx512] */
+#include "tests/bench_kernels.h"
+
 #include "kernels/encode.h"
+#include "libccq/pool.h"
 #include "tests/check.h"
 
-#include <pthread.h>
-#include <time.h>
+enum { SLICES = 40, K = 1024 };
 
-enum { MAX_ROUNDS = 201, SLICES = 40, K = 1024 };
-
-typedef struct options {
-    int json, rounds, threads;
-    unsigned isa;
-} options;
-
-static double clock_of(clockid_t id)
+double bench_clock(clockid_t id)
 {
     struct timespec t;
 
@@ -31,7 +26,7 @@ static double clock_of(clockid_t id)
 
 static double cpu(void)
 {
-    return clock_of(CLOCK_THREAD_CPUTIME_ID);
+    return bench_clock(CLOCK_THREAD_CPUTIME_ID);
 }
 
 static int by_value(const void *a, const void *b)
@@ -62,9 +57,8 @@ static double best(const double *t, int count)
     return rank(t, count, 0.85);
 }
 
-/* The ratio of the best rates is held to the goal (0: none). */
-static void report(const options *o, const char *isa, const char *what, const double *rate,
-                   const char *unit, const double *base, const char *to, double goal)
+void bench_report(const bench_options *o, const char *isa, const char *what, const double *rate,
+                  const char *unit, const double *base, const char *to, double goal)
 {
     double ratio[MAX_ROUNDS], r = 0, middle = 0;
 
@@ -95,7 +89,7 @@ static void report(const options *o, const char *isa, const char *what, const do
     fflush(stdout);
 }
 
-static void *need(size_t size)
+void *bench_need(size_t size)
 {
     void *p = aligned_alloc(64, (size + 63) / 64 * 64);
 
@@ -177,10 +171,10 @@ static void encoder_init(encoder *e, const ccq_ops *ops)
 
     e->ops = *ops;
     REQUIRE(ccq_encoder_init(&e->enc) == 0, "encoder");
-    e->w = need(sizeof(float) * K * CCQ_PANEL);
-    e->bytes = need(K / 4 * CCQ_PANEL);
-    e->local = need(K / 64 * CCQ_PANEL);
-    e->scratch = need(ccq_encode_scratch(K));
+    e->w = bench_need(sizeof(float) * K * CCQ_PANEL);
+    e->bytes = bench_need(K / 4 * CCQ_PANEL);
+    e->local = bench_need(K / 64 * CCQ_PANEL);
+    e->scratch = bench_need(ccq_encode_scratch(K));
     for (int i = 0; i < K * CCQ_PANEL; i++) {
         double sum = -6.0; /* near enough to a Gaussian */
         for (int j = 0; j < 12; j++)
@@ -236,13 +230,12 @@ static double bound_rate(bound_loop *loop, int groups)
     return 1e-6 * groups * CCQ_GROUP / (cpu() - start);
 }
 
-/* The best of a few short slices: what others do on the machine comes in between. */
-static void keep(double *most, double rate)
+void bench_keep(double *most, double rate)
 {
     *most = rate > *most ? rate : *most;
 }
 
-static void bench_encoder(const options *o, const ccq_ops *ops)
+static void bench_encoder(const bench_options *o, const ccq_ops *ops)
 {
     static double bound[MAX_ROUNDS], search[MAX_ROUNDS], fast[MAX_ROUNDS], plain[MAX_ROUNDS];
     static double normal[MAX_ROUNDS], plain_normal[MAX_ROUNDS];
@@ -255,28 +248,28 @@ static void bench_encoder(const options *o, const ccq_ops *ops)
     for (int i = 0; i < o->rounds; i++) {
         bound[i] = search[i] = fast[i] = plain[i] = normal[i] = plain_normal[i] = 0;
         for (int j = 0; j < slices; j++) {
-            keep(&bound[i], loop ? bound_rate(loop, groups) : 1);
-            keep(&search[i], search_rate(&e, groups));
+            bench_keep(&bound[i], loop ? bound_rate(loop, groups) : 1);
+            bench_keep(&search[i], search_rate(&e, groups));
             if (j % 4)
                 continue;
-            keep(&fast[i], columns_rate(&e, CCQ_EFFORT_FAST, 4));
-            keep(&plain[i], columns_rate(&e, CCQ_EFFORT_FAST, 0));
+            bench_keep(&fast[i], columns_rate(&e, CCQ_EFFORT_FAST, 4));
+            bench_keep(&plain[i], columns_rate(&e, CCQ_EFFORT_FAST, 0));
         }
         for (int j = 0; j < slices; j += SLICES / 4) {
-            keep(&normal[i], columns_rate(&e, CCQ_EFFORT_NORMAL, 4));
-            keep(&plain_normal[i], columns_rate(&e, CCQ_EFFORT_NORMAL, 0));
+            bench_keep(&normal[i], columns_rate(&e, CCQ_EFFORT_NORMAL, 4));
+            bench_keep(&plain_normal[i], columns_rate(&e, CCQ_EFFORT_NORMAL, 0));
         }
     }
     if (loop)
-        report(o, ops->name, "bound", bound, "Mw/s", NULL, "", 0);
-    report(o, ops->name, "search, one scale", search, "Mw/s", loop ? bound : NULL, "bound",
+        bench_report(o, ops->name, "bound", bound, "Mw/s", NULL, "", 0);
+    bench_report(o, ops->name, "search, one scale", search, "Mw/s", loop ? bound : NULL, "bound",
            scalar ? 0 : wide ? 0.90 : 0.85);
-    report(o, ops->name, "column, fast", fast, "Mw/s", search, "search",
+    bench_report(o, ops->name, "column, fast", fast, "Mw/s", search, "search",
            scalar ? 0 : wide ? 0.23 : 0.30);
-    report(o, ops->name, "column, normal", normal, "Mw/s", search, "search",
+    bench_report(o, ops->name, "column, normal", normal, "Mw/s", search, "search",
            scalar ? 0 : wide ? 0.015 : 0.020);
-    report(o, ops->name, "gain at fast", fast, "Mw/s", plain, "gain 0", 0.95);
-    report(o, ops->name, "gain at normal", normal, "Mw/s", plain_normal, "gain 0", 0.99);
+    bench_report(o, ops->name, "gain at fast", fast, "Mw/s", plain, "gain 0", 0.95);
+    bench_report(o, ops->name, "gain at normal", normal, "Mw/s", plain_normal, "gain 0", 0.99);
     encoder_free(&e);
 }
 
@@ -306,15 +299,15 @@ static double copy_rate(const char *from, char *to, size_t size)
     return 1e-6 * (double)size / (cpu() - start);
 }
 
-static void bench_weight_only(const options *o, const ccq_ops *ops)
+static void bench_weight_only(const bench_options *o, const ccq_ops *ops)
 {
     enum { ROWS = 2048, COLUMNS = 512, COPY = 1 << 26 };
     static double copy[MAX_ROUNDS], eight[MAX_ROUNDS], four[MAX_ROUNDS];
     ccq_weight w = {.type = CCQ_W_BF16, .k = ROWS, .n = COLUMNS, .rounding = CCQ_ROUND_FUSED};
-    uint16_t *data = need(2 * ROWS * COLUMNS);
-    uint8_t *stored = need(ROWS * COLUMNS);
-    float *panel = need(sizeof(float) * ROWS * CCQ_PANEL);
-    char *from = need(COPY), *to = need(COPY);
+    uint16_t *data = bench_need(2 * ROWS * COLUMNS);
+    uint8_t *stored = bench_need(ROWS * COLUMNS);
+    float *panel = bench_need(sizeof(float) * ROWS * CCQ_PANEL);
+    char *from = bench_need(COPY), *to = bench_need(COPY);
     uint64_t state = 1;
 
     for (int i = 0; i < ROWS * COLUMNS; i++)
@@ -323,133 +316,24 @@ static void bench_weight_only(const options *o, const ccq_ops *ops)
     for (int i = 0; i < o->rounds; i++) {
         copy[i] = eight[i] = four[i] = 0;
         for (int j = 0; j < SLICES / 8; j++) {
-            keep(&copy[i], copy_rate(from, to, COPY));
-            keep(&eight[i], weight_only_rate(ops, 8, &w, panel, stored));
-            keep(&four[i], weight_only_rate(ops, 4, &w, panel, stored));
+            bench_keep(&copy[i], copy_rate(from, to, COPY));
+            bench_keep(&eight[i], weight_only_rate(ops, 8, &w, panel, stored));
+            bench_keep(&four[i], weight_only_rate(ops, 4, &w, panel, stored));
         }
     }
-    report(o, ops->name, "wint8 quantize+place", eight, "MB/s", copy, "memcpy", 0.1);
-    report(o, ops->name, "wint4 quantize+place", four, "MB/s", copy, "memcpy", 0.1);
+    bench_report(o, ops->name, "wint8 quantize+place", eight, "MB/s", copy, "memcpy", 0.1);
+    bench_report(o, ops->name, "wint4 quantize+place", four, "MB/s", copy, "memcpy", 0.1);
     free(data), free(stored), free(panel), free(from), free(to);
-}
-
-/* ---- Products of one row ------------------------------------------------- */
-
-enum { PK = 4096, PN = 4096, TYPES = CCQ_W_WINT2 + 1, MAX_THREADS = 64 };
-
-typedef struct product {
-    const ccq_ops *ops;
-    const ccq_weight *w;
-    const float *x;
-    float *y;
-    int64_t n0, n1;
-    double seconds;
-} product;
-
-static void *multiply(void *arg)
-{
-    float *scratch = malloc(ccq_matmul_scratch(1) * sizeof *scratch);
-    product *p = arg;
-    double start = cpu();
-
-    if (scratch)
-        ccq_matmul(p->ops, p->w, p->x, PK, 1, p->n0, p->n1, 0, p->y, PN, scratch);
-    p->seconds = cpu() - start;
-    free(scratch);
-    return NULL;
-}
-
-/* Weights a second of processor time of the slowest thread, by columns. */
-static double product_rate(const options *o, product model)
-{
-    product part[MAX_THREADS];
-    pthread_t id[MAX_THREADS];
-    int threads = o->threads < MAX_THREADS ? o->threads : MAX_THREADS;
-    int64_t step = (PN / threads + 63) / 64 * 64;
-    double most = 0;
-
-    for (int i = 0; i < threads; i++) {
-        part[i] = model;
-        part[i].n0 = i * step < PN ? i * step : PN;
-        part[i].n1 = part[i].n0 + step < PN && i + 1 < threads ? part[i].n0 + step : PN;
-        REQUIRE(!pthread_create(&id[i], NULL, multiply, &part[i]), "no thread");
-    }
-    for (int i = 0; i < threads; i++) {
-        pthread_join(id[i], NULL);
-        most = part[i].seconds > most ? part[i].seconds : most;
-    }
-    return 1e-6 * PK * PN / most;
-}
-
-typedef struct product_data {
-    uint16_t *bf16, *scale;
-    uint8_t *bytes, *local;
-    float *cs, *zp, *x, *y;
-} product_data;
-
-static void draw_product(product_data *d)
-{
-    uint64_t state = 1;
-
-    d->bf16 = need(2 * (size_t)PK * PN);
-    d->bytes = need((size_t)PK * PN);
-    d->local = need(PK / 128 * PN);
-    d->scale = need(2 * PN);
-    d->cs = need(4 * PN), d->zp = need(4 * PN), d->y = need(4 * PN), d->x = need(4 * PK);
-    for (int64_t i = 0; i < (int64_t)PK * PN; i++) {
-        d->bf16[i] = ccq_f32_to_bf16((float)(check_next(&state) >> 40) * 0x1p-24f - 0.5f);
-        d->bytes[i] = (uint8_t)(state >> 9 ^ d->bf16[i]);
-    }
-    for (int i = 0; i < PK / 128 * PN; i++)
-        d->local[i] = (uint8_t)(check_next(&state) | 0x11);
-    for (int i = 0; i < PN; i++) {
-        d->scale[i] = ccq_f32_to_bf16((float)check_uniform(&state) * 0.01f + 0.001f);
-        d->cs[i] = 120.94921875f;
-        d->zp[i] = 1253.75f;
-    }
-    for (int i = 0; i < PK; i++)
-        d->x[i] = ccq_round_bf16((float)check_uniform(&state) - 0.5f);
-}
-
-static void bench_products(const options *o, const ccq_ops *ops)
-{
-    static const char *const names[] = {"bf16", "bf16_t", "wint8", "wint4", "wint2"};
-    static double rate[TYPES][MAX_ROUNDS], base[MAX_ROUNDS];
-    int wide = !strcmp(ops->name, "avx512"), scalar = !strcmp(ops->name, "c");
-    product_data d;
-
-    draw_product(&d);
-    for (int i = 0; i < o->rounds; i++) {
-        for (int t = 0; t < TYPES; t++)
-            rate[t][i] = 0;
-        for (int j = 0; j < (scalar ? 1 : SLICES / 8); j++)
-            for (int t = 0; t < TYPES; t++) {
-                ccq_weight w = {
-                    .type = t, .k = PK, .n = PN,
-                    .data = t <= CCQ_W_BF16_T ? (void *)d.bf16 : (void *)d.bytes,
-                    .scale = d.scale, .local = d.local, .super = d.scale, .code_scale = d.cs,
-                    .code_zp = d.zp, .order = CCQ_ORDER_FASTDEPLOY, .rounding = CCQ_ROUND_FUSED};
-                keep(&rate[t][i], product_rate(o, (product){ops, &w, d.x, d.y, 0, 0, 0}));
-            }
-        base[i] = rate[CCQ_W_BF16][i];
-        keep(&base[i], rate[CCQ_W_BF16_T][i]);
-    }
-    for (int t = 0; t < TYPES; t++)
-        report(o, ops->name, names[t], rate[t], "Mw/s", t <= CCQ_W_BF16_T ? NULL : base,
-               "the faster bf16", scalar || t <= CCQ_W_BF16_T ? 0 : !wide ? 1.0
-               : t == CCQ_W_WINT2 ? 1.5 : 1.2);
-    free(d.bf16), free(d.scale), free(d.bytes), free(d.local);
-    free(d.cs), free(d.zp), free(d.x), free(d.y);
 }
 
 /* ---- main ---------------------------------------------------------------- */
 
-static int parse(options *o, int argc, char **argv)
+static int parse(bench_options *o, int argc, char **argv)
 {
     for (int i = 1; i < argc; i++) {
         const char *v = i + 1 < argc ? argv[i + 1] : "";
-        if (!strcmp(argv[i], "--json")) {
-            o->json = 1;
+        if (!strcmp(argv[i], "--json") || !strcmp(argv[i], "--products")) {
+            *(argv[i][2] == 'j' ? &o->json : &o->products) = 1;
             continue;
         }
         if (!strcmp(argv[i], "--rounds"))
@@ -467,23 +351,28 @@ static int parse(options *o, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    options o = {0, 15, (int)sysconf(_SC_NPROCESSORS_ONLN), ~0u};
+    bench_options o = {.rounds = 15, .threads = ccq_cpu_count(), .isa = ~0u};
     const char *last = "";
+    bench_memory *memory;
     ccq_ops ops;
 
     if (parse(&o, argc, argv)) {
-        fprintf(stderr, "usage: bench_kernels [--json] [--rounds N] [--threads N] "
+        fprintf(stderr, "usage: bench_kernels [--json] [--products] [--rounds N] [--threads N] "
                         "[--isa c|avx2|avx512]\n");
         return 64;
     }
+    memory = bench_products_open(&o);
     for (unsigned isa = CCQ_ISA_C; isa <= CCQ_ISA_AVX512; isa *= 2) {
         ccq_ops_init(&ops, 2 * isa - 1); /* it and all below */
         if (!strcmp(ops.name, last) || !(o.isa & isa))
             continue;
         last = ops.name;
-        bench_encoder(&o, &ops);
-        bench_weight_only(&o, &ops);
-        bench_products(&o, &ops);
+        if (!o.products) {
+            bench_encoder(&o, &ops);
+            bench_weight_only(&o, &ops);
+        }
+        bench_products(&o, &ops, memory);
     }
+    bench_products_close(memory);
     return 0;
 }

@@ -95,6 +95,19 @@ multiply(const product *p, int64_t k, __m256 w, const int rows, __m256 *sum)
 
 enum { BF16_ROWS = 8 }; /* rows of w at a time: each is a stream from memory */
 
+/* The rows to come: a thread's columns of a row are too few bytes for the processor to
+ * fetch ahead by itself. Here and below a line is asked for once. (gcc 12 takes
+ * functions that only fetch for ones that do nothing, unless they are always_inline.) */
+static inline __attribute__((always_inline)) void
+fetch_bf16(const product *p, int64_t k, int64_t n)
+{
+    const uint16_t *data = (const uint16_t *)p->w->data + (k + BF16_ROWS) * p->w->n + n;
+
+    if (k + 2 * BF16_ROWS <= p->w->k)
+        for (int i = (int)(n / CCQ_PANEL % 2); i < BF16_ROWS; i += 2)
+            _mm_prefetch((const char *)(data + i * p->w->n), _MM_HINT_T0);
+}
+
 static inline __attribute__((always_inline)) void
 bf16_block(const product *p, int64_t k, const int count, int64_t n0, int64_t n1, const int rows)
 {
@@ -103,6 +116,7 @@ bf16_block(const product *p, int64_t k, const int count, int64_t n0, int64_t n1,
 
     for (int64_t n = n0; n < n1; n += CCQ_PANEL) {
         load_sums(p, n, k, rows, &sum);
+        fetch_bf16(p, k, n);
         for (int i = 0; i < count; i++)
             for (int b = 0; b < BLOCKS; b++)
                 multiply(p, k + i, ccq_widen8(data + i * p->w->n + n + 8 * b), rows, sum.of[b]);
@@ -199,6 +213,17 @@ static inline int load_group(const product *p, int64_t k, int64_t n, const field
     return fix;
 }
 
+/* The next group of these columns. */
+static inline __attribute__((always_inline)) void
+fetch_group(const product *p, int64_t k, int64_t n)
+{
+    const char *data = (const char *)p->w->data + (k + CCQ_GROUP) / CCQ_WINDOWS * p->w->n + n;
+
+    if (k + CCQ_GROUP < p->w->k)
+        for (int i = (int)(n / CCQ_PANEL % 4); i < CCQ_GROUP / CCQ_WINDOWS; i += 4)
+            _mm_prefetch(data + i * p->w->n, _MM_HINT_T0);
+}
+
 /* Served order and exact lines are what there is to be fast for. */
 static inline __attribute__((always_inline)) void
 wint2(const product *p, int64_t n0, int64_t n1, const int exact, const int rows)
@@ -213,6 +238,7 @@ wint2(const product *p, int64_t n0, int64_t n1, const int exact, const int rows)
     for (int64_t k = 0; k < p->w->k; k += CCQ_GROUP)
         for (int64_t n = n0; n < n1; n += CCQ_PANEL) {
             int fix = load_group(p, k, n, &up, exact, &g);
+            fetch_group(p, k, n);
             load_sums(p, n, k, rows, &g.sum);
             if (exact && !fix) {
                 wint2_group(p, k, &up, &g, CCQ_ORDER_FASTDEPLOY, UP, 0, rows);
@@ -230,41 +256,49 @@ wint2(const product *p, int64_t n0, int64_t n1, const int exact, const int rows)
 
 /* ---- wint8, wint4 -------------------------------------------------------- */
 
-/* Four dwords a column, 16 (wint8) or 32 rows (wint4): row r lies in dword r%8/2, in
- * its low half when r is even, there in field r/8 (kernels/tile.h). */
-static inline __attribute__((always_inline)) void
-integer_rows(const product *p, const __m256 *v, int64_t k, const fields *f, const scales *s,
-             const int count, const int fix, const int rows, sums *sum)
+static inline __m256i load_pair(const uint8_t *low, const uint8_t *high)
 {
-    const __m256i low = _mm256_set1_epi32(0xffff), magic = _mm256_set1_epi32(MAGIC);
-    __m256i half[BLOCKS][2][4];
+    __m256i v = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)low));
+    return _mm256_inserti128_si256(v, _mm_loadu_si128((const __m128i *)(const void *)high), 1);
+}
 
-    for (int b = 0; b < BLOCKS; b++)
-        for (int d = 0; d < 4; d++) {
-            __m256i both = _mm256_castps_si256(v[8 * b + d]);
-            half[b][0][d] = _mm256_or_si256(_mm256_and_si256(both, low), magic);
-            half[b][1][d] = _mm256_or_si256(_mm256_srli_epi32(both, 16), magic);
-        }
-    for (int i = 0; i < count; i++) {
-        CCQ_UNROLL
-        for (int r = 0; r < 8; r++)
-            for (int b = 0; b < BLOCKS; b++)
-                multiply(p, k + 8 * i + r, weight8(half[b][r % 2][r / 2], f, i, &s[b], fix), rows,
-                         sum->of[b]);
+/* 16 bytes of each of eight columns, four to a lane, to words under the exponent of 2^23:
+ * word j of a column has rows j, j+8, ... in its 2 (wint8) or 4 fields (kernels/tile.h).
+ * The last of the shuffles brings the exponent along. near: bytes of a column's 64 rows;
+ * the tiles of two (wint8) or four (wint4) columns alternate. */
+static inline __attribute__((always_inline)) void
+load_words(const uint8_t *data, int64_t column, const int bits, __m256i word[8])
+{
+    const __m256i magic = _mm256_set1_epi16(MAGIC >> 16);
+    const int near = 8 * bits, side = bits == 8 ? 2 : 4;
+    __m256i v[4], t[4];
+
+    for (int c = 0; c < 4; c++) {
+        const uint8_t *from = data + c % side * near + c / side * side * column;
+        v[c] = load_pair(from, from + 4 * column);
+    }
+    for (int c = 0; c < 4; c += 2) {
+        t[c] = _mm256_unpacklo_epi16(v[c], v[c + 1]);
+        t[c + 1] = _mm256_unpackhi_epi16(v[c], v[c + 1]);
+    }
+    for (int i = 0; i < 2; i++) {
+        v[2 * i] = _mm256_unpacklo_epi32(t[i], t[i + 2]);
+        v[2 * i + 1] = _mm256_unpackhi_epi32(t[i], t[i + 2]);
+    }
+    for (int i = 0; i < 4; i++) {
+        word[2 * i] = _mm256_unpacklo_epi16(v[i], magic);
+        word[2 * i + 1] = _mm256_unpackhi_epi16(v[i], magic);
     }
 }
 
-/* 32 bytes of each of eight columns to dwords of columns. near: bytes of a column's 64
- * rows; the tiles of two (wint8) or four (wint4) columns alternate. */
+/* 64 rows of eight columns of wint4. (Those of wint8, twice as many bytes, the processor
+ * fetches ahead as well by itself.) */
 static inline __attribute__((always_inline)) void
-load_tile(const uint8_t *data, int64_t column, const int bits, __m256 v[8])
+fetch_tiles(const uint8_t *data, int64_t column)
 {
-    const int near = 8 * bits, side = bits == 8 ? 2 : 4;
-
-    for (int c = 0; c < 8; c++)
-        v[c] = _mm256_loadu_ps(
-            (const float *)(const void *)(data + c % side * near + c / side * side * column));
-    ccq_transpose8(v);
+    for (int c = 0; c < 8; c += 4)
+        for (int line = 0; line < 128; line += 64)
+            _mm_prefetch((const char *)data + c * column + line, _MM_HINT_T0);
 }
 
 static inline __attribute__((always_inline)) void
@@ -273,17 +307,27 @@ integer_columns(const product *p, int64_t n, const fields *f, const scales *s, c
 {
     const int64_t column = p->w->k * bits / 8;
     const uint8_t *data = (const uint8_t *)p->w->data + n * column;
-    const int step = 128 / bits, side = bits == 8 ? 2 : 4; /* rows in four dwords */
-    __m256 v[BLOCKS * 8];
+    const int step = 128 / bits, side = bits == 8 ? 2 : 4; /* rows in 16 bytes */
+    __m256i word[BLOCKS][8];
     sums sum;
 
     load_sums(p, n, 0, rows, &sum);
-    for (int64_t k = 0; k < p->w->k; k += 2 * step) {
-        const uint8_t *from = data + k / CCQ_GROUP * 8 * bits * side + k % CCQ_GROUP * bits / 8;
-        for (int b = 0; b < BLOCKS; b++)
-            load_tile(from + b * 8 * column, column, bits, v + 8 * b);
-        for (int i = 0; i < 2; i++)
-            integer_rows(p, v + 4 * i, k + i * step, f, s, 16 / bits, fix, rows, &sum);
+    for (int64_t k = 0; k < p->w->k; k += CCQ_GROUP, data += 8 * bits * side) {
+        if (bits == 4 && k + CCQ_GROUP < p->w->k)
+            for (int b = 0; b < BLOCKS; b++)
+                fetch_tiles(data + 8 * bits * side + b * 8 * column, column);
+        for (int64_t j = 0; j < CCQ_GROUP; j += step) {
+            for (int b = 0; b < BLOCKS; b++)
+                load_words(data + j * bits / 8 + b * 8 * column, column, bits, word[b]);
+            CCQ_UNROLL
+            for (int i = 0; i < 16 / bits; i++) {
+                CCQ_UNROLL
+                for (int r = 0; r < 8; r++)
+                    for (int b = 0; b < BLOCKS; b++)
+                        multiply(p, k + j + 8 * i + r, weight8(word[b][r], f, i, &s[b], fix), rows,
+                                 sum.of[b]);
+            }
+        }
     }
     store_sums(p, n, rows, &sum);
 }

@@ -111,6 +111,19 @@ multiply(const product *p, int64_t k, __m512 w, const int rows, __m512 *sum)
 
 enum { BF16_ROWS = 8 }; /* rows of w at a time: each is a stream from memory */
 
+/* The rows to come: a thread's columns of a row are too few bytes for the processor to
+ * fetch ahead by itself. Here and below a line is asked for once. (gcc 12 takes
+ * functions that only fetch for ones that do nothing, unless they are always_inline.) */
+static inline __attribute__((always_inline)) void
+fetch_bf16(const product *p, int64_t k, int64_t n)
+{
+    const uint16_t *data = (const uint16_t *)p->w->data + (k + BF16_ROWS) * p->w->n + n;
+
+    if (k + 2 * BF16_ROWS <= p->w->k)
+        for (int i = 0; i < BF16_ROWS; i++)
+            _mm_prefetch((const char *)(data + i * p->w->n), _MM_HINT_T0);
+}
+
 static inline __attribute__((always_inline)) void
 bf16_block(const product *p, int64_t k, const int count, int64_t n0, int64_t n1, const int rows)
 {
@@ -119,6 +132,7 @@ bf16_block(const product *p, int64_t k, const int count, int64_t n0, int64_t n1,
 
     for (int64_t n = n0; n < n1; n += WIDTH) {
         load_sums(p, n, k, rows, &sum);
+        fetch_bf16(p, k, n);
         for (int i = 0; i < count; i++)
             for (int b = 0; b < BLOCKS; b++)
                 multiply(p, k + i, ccq_widen16(data + i * p->w->n + n + b * CCQ_PANEL), rows,
@@ -215,6 +229,17 @@ static inline int load_group(const product *p, int64_t k, int64_t n, const field
     return fix;
 }
 
+/* The next group of these columns. */
+static inline __attribute__((always_inline)) void
+fetch_group(const product *p, int64_t k, int64_t n)
+{
+    const char *data = (const char *)p->w->data + (k + CCQ_GROUP) / CCQ_WINDOWS * p->w->n + n;
+
+    if (k + CCQ_GROUP < p->w->k)
+        for (int i = (int)(n / WIDTH % 2); i < CCQ_GROUP / CCQ_WINDOWS; i += 2)
+            _mm_prefetch(data + i * p->w->n, _MM_HINT_T0);
+}
+
 /* Served order and exact lines are what there is to be fast for. */
 static inline __attribute__((always_inline)) void
 wint2(const product *p, int64_t n0, int64_t n1, const int exact, const int rows)
@@ -229,6 +254,7 @@ wint2(const product *p, int64_t n0, int64_t n1, const int exact, const int rows)
     for (int64_t k = 0; k < p->w->k; k += CCQ_GROUP)
         for (int64_t n = n0; n < n1; n += WIDTH) {
             int fix = load_group(p, k, n, &up, exact, &g);
+            fetch_group(p, k, n);
             load_sums(p, n, k, rows, &g.sum);
             if (exact && !fix) {
                 wint2_group(p, k, &up, &g, CCQ_ORDER_FASTDEPLOY, UP, 0, rows);
