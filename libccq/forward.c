@@ -289,6 +289,13 @@ static void norm_post_rows(ccq_session *s, int64_t r0, int64_t r1, int worker)
         norm_row(s, r, s->now->norm_post);
 }
 
+void ccq_session_rows(ccq_session *s, int64_t first, int64_t rows)
+{
+    s->rows = rows;
+    for (int64_t r = 0; r < rows; r++)
+        s->row[r] = (ccq_row){.position = first + r, .id = -1};
+}
+
 ccq_code ccq_session_mlp(ccq_session *s, const ccq_layer *l, int64_t number, float *x,
                          ccq_error *err)
 {
@@ -310,8 +317,8 @@ static void norm_wanted(ccq_session *s, int64_t r0, int64_t r1, int worker)
 
     (void)worker;
     for (int64_t r = r0; r < r1; r++)
-        s->m->options.ops.rms(s->x + (s->wanted ? s->wanted[r] : r) * h, s->m->norm, h, (float)s->m->arch->eps,
-                              s->m->bf16, s->h + r * h);
+        s->m->options.ops.rms(s->x + (s->wanted ? s->wanted[r] : r) * h, s->m->norm, h,
+                              (float)s->m->arch->eps, s->m->bf16, s->h + r * h);
 }
 
 /* Logits of s->wanted, or of the first n rows of x. */

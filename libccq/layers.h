@@ -53,6 +53,9 @@ ccq_code ccq_session_attend(ccq_session *s, const ccq_layer *l, int64_t number,
  * NONFINITE as ccq_session_step. */
 ccq_code ccq_session_mlp(ccq_session *s, const ccq_layer *l, int64_t number, float *x,
                          ccq_error *err);
+/* The next ccq_session_mlp is for these rows instead, at most max_rows of any sequences;
+ * first is the number of the first one, for messages. */
+void ccq_session_rows(ccq_session *s, int64_t first, int64_t rows);
 /* Logits of final residual rows; ccq_head_load came before. At most max_rows. */
 ccq_code ccq_session_head(ccq_session *s, float *x, int64_t rows, float *logits, ccq_error *err);
 

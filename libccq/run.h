@@ -120,6 +120,16 @@ void ccq_session_seek(ccq_session *session, size_t slot, int64_t length);
 
 /* ---- What evaluate and generate share ------------------------------------- */
 
+/* An evaluation layer by layer, as it was planned. Bytes. */
+typedef struct ccq_layers_plan {
+    uint64_t weights; /* of the largest layer, embedding or heads, with what reading takes */
+    uint64_t cache, work;
+    uint64_t rows;         /* of all sequences; each model keeps its own */
+    int64_t step_rows;     /* at most, through a layer at a time */
+    uint64_t kept, spilled; /* of rows and router choices: in memory, in temporary files */
+    uint64_t total;        /* in memory, the most at any time */
+} ccq_layers_plan;
+
 typedef struct ccq_run_hooks {
     void *ctx;
     /* Once, before the first token: bytes of KV cache and of work space. */
@@ -127,8 +137,10 @@ typedef struct ccq_run_hooks {
     /* Every row that was run: layers x k choices of that row. */
     void (*trace)(void *ctx, size_t sequence, int64_t position, int32_t id,
                   const ccq_routes *one_row);
-    /* Rows done of all. */
+    /* Rows done of all; layer by layer: times layers and models. */
     void (*progress)(void *ctx, uint64_t done, uint64_t total);
+    /* Before that of memory, in an evaluation layer by layer. */
+    void (*layers)(void *ctx, const ccq_layers_plan *plan);
 } ccq_run_hooks;
 
 enum { CCQ_PREFILL_ROWS = 2048 }; /* default of prefill_rows */
@@ -156,14 +168,26 @@ typedef struct ccq_eval {
     const int32_t *row_seq, *row_pos;
     size_t row_count;
     int64_t prefill_rows; /* 0 = CCQ_PREFILL_ROWS */
+    int no_routes; /* 1: blocks need no router choices, and may come without */
+    /* Layer by layer: a directory for temporary files, where rows go that mem_limit leaves
+     * no room for; NULL: then NO_MEMORY. */
+    const char *spill_dir;
     ccq_run_hooks hooks;
     ccq_code (*block)(void *ctx, const ccq_eval_block *block, ccq_error *err);
     void *ctx; /* of block */
 } ccq_eval;
 
-/* Both models run over the same rows, group after group of sequences. *seconds
- * (NULL allowed): time inside steps and logits of model[0]. */
+/* Both models run over the same rows, group after group of sequences; or, when they were
+ * opened with options.layered, one after the other with all rows through one layer after
+ * another: the same bits, each weight read once (the embedding of a tied head twice), and
+ * mem_limit of model[0] is that of everything: NO_MEMORY when one layer and one window do
+ * not fit. A trace then comes at the end. *seconds (NULL allowed): time inside steps and
+ * logits of model[0]; layer by layer reading its weights is part of that. */
 ccq_code ccq_evaluate(const ccq_eval *eval, double *seconds, ccq_error *err);
+/* Bytes of memory for weights, cache and work space of each model when they are resident;
+ * eval->model is not looked at. src[1] may be NULL. */
+ccq_code ccq_evaluate_need(const ccq_eval *eval, const ccq_source *const src[2],
+                           const ccq_model_options *options, uint64_t need[2], ccq_error *err);
 
 /* ---- Sampling --------------------------------------------------------------- */
 

@@ -15,7 +15,7 @@ ccq_code ccq_stream_open(ccq_stream **stream, uint64_t rows, uint64_t row_bytes,
 void ccq_stream_close(ccq_stream *stream); /* NULL is fine */
 /* Rows first..first+rows-1, side by side: a pointer into a stream in memory, good until it
  * is closed; from a file they are read to buffer, and that is returned. NULL: IO, BUG (rows
- * that are not there), in err. */
+ * that are not there), in err, which is not NULL here. */
 void *ccq_stream_get(ccq_stream *stream, uint64_t first, uint64_t rows, void *buffer,
                      ccq_error *err);
 /* Stores rows; what came from ccq_stream_get of a stream in memory is there already. */
