@@ -12,7 +12,10 @@
 #include <string.h>
 #include <time.h>
 
-enum { TILE = CCQ_PANEL }; /* columns: 32 bytes of a bf16 row, half a cache line */
+enum {
+    TILE = CCQ_PANEL, /* columns: 32 bytes of a bf16 row, half a cache line */
+    AHEAD = 16        /* rows */
+};
 
 /* What the tiles of a block of columns share. */
 typedef struct batch {
@@ -22,6 +25,7 @@ typedef struct batch {
     ccq_planes *planes;
     double *error, *energy, *max_error; /* by column of the block; fp8: the first of a strip */
     uint8_t *status;                    /* CCQ_COLUMN_* */
+    size_t pairs; /* of tiles */
     atomic_int stop;
     atomic_llong columns; /* done */
 } batch;
@@ -161,13 +165,16 @@ static void encode_weight_only(batch *b, int64_t at, int count, tile_memory *m)
     }
 }
 
-/* x[r][j]: rows of the tile in fp32, columns past count zero. */
+/* x[r][j]: rows of the tile in fp32, columns past count zero. Each row is a place of its
+ * own in memory, which the processor does not fetch ahead by itself. */
 static void widen_tile(const uint16_t *w, int64_t ld, int64_t k, int count, float *x)
 {
     if (count == TILE)
-        for (int64_t r = 0; r < k; r++)
+        for (int64_t r = 0; r < k; r++) {
+            __builtin_prefetch(w + (r + AHEAD < k ? r + AHEAD : r) * ld);
             for (int j = 0; j < TILE; j++)
                 x[r * TILE + j] = ccq_bf16_to_f32(w[r * ld + j]);
+        }
     else
         for (int64_t r = 0; r < k; r++)
             for (int j = 0; j < TILE; j++)
@@ -229,11 +236,8 @@ static void encode_strip(void *ctx, size_t i, int number)
     report(b, number);
 }
 
-static void encode_tile(void *ctx, size_t i, int number)
+static void encode_tile(batch *b, size_t i, int number)
 {
-    batch *b = ctx;
-    if (stopped(b))
-        return;
     ccq_worker *worker = &b->engine->worker[number];
     int64_t k = b->a->k, nc = b->c->nc, at = (int64_t)i * TILE;
     int count = nc - at < TILE ? (int)(nc - at) : TILE;
@@ -249,6 +253,16 @@ static void encode_tile(void *ctx, size_t i, int number)
         encode_weight_only(b, at, count, &m);
     atomic_fetch_add(&b->columns, count);
     report(b, number);
+}
+
+/* Both tiles of a cache line while it is at hand; single ones at the end, so that the
+ * threads are done about the same time. */
+static void encode_tiles(void *ctx, size_t i, int number)
+{
+    batch *b = ctx;
+    size_t first = i < b->pairs ? 2 * i : b->pairs + i, count = i < b->pairs ? 2 : 1;
+    for (size_t t = first; t < first + count && !stopped(b); t++)
+        encode_tile(b, t, number);
 }
 
 /* ---- A block of columns ----------------------------------------------------------- */
@@ -313,13 +327,17 @@ ccq_code ccq_quantize_columns(ccq_engine *engine, const ccq_columns *c, ccq_plan
 {
     size_t n = (size_t)c->nc;
     int fp8 = c->a->to == CCQ_TYPE_FP8;
-    size_t unit = fp8 ? CCQ_FP8_BLOCK : TILE;
+    size_t unit = fp8 ? CCQ_FP8_BLOCK : TILE, pieces = (n + unit - 1) / unit;
+    size_t single = 2 * (size_t)engine->workers; /* tiles, at least */
     batch b = {.engine = engine, .a = c->a, .c = c, .planes = planes, .error = engine->figures,
                .energy = engine->figures + n, .max_error = engine->figures + 2 * n,
-               .status = engine->status};
+               .status = engine->status, .pairs = pieces > single ? (pieces - single) / 2 : 0};
     memset(engine->figures, 0, 3 * n * sizeof *engine->figures);
     memset(engine->status, 0, n);
-    ccq_pool_run(engine->run->pool, (n + unit - 1) / unit, fp8 ? encode_strip : encode_tile, &b);
+    if (fp8)
+        ccq_pool_run(engine->run->pool, pieces, encode_strip, &b);
+    else
+        ccq_pool_run(engine->run->pool, pieces - b.pairs, encode_tiles, &b);
     ccq_code code = ccq_engine_poll(engine, err);
     if (!code)
         code = gather(&b, outcome, err);
