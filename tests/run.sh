@@ -4,7 +4,8 @@
 #   sh tests/run.sh        release build in build/, the default suites
 #   sh tests/run.sh --ci   also: gcc and clang with -Werror, the same bytes from
 #                          builds of both with and without optimization, ASan
-#                          and UBSan, the man pages
+#                          and UBSan, TSan over what has threads, the man
+#                          pages
 #
 # The last line is "N passed, N failed, N skipped". The status is 0 when
 # something ran and nothing failed.
@@ -141,6 +142,11 @@ if [ "$ci" = 1 ]; then
   build_with gcc build-sanitize -Db_sanitize=address,undefined -Db_lundef=false \
     -Dbuildtype=debugoptimized && run_tests build-sanitize --timeout-multiplier 6
   unset ASAN_OPTIONS UBSAN_OPTIONS
+  export TSAN_OPTIONS=halt_on_error=1
+  build_with gcc build-thread -Db_sanitize=thread -Db_lundef=false \
+    -Dbuildtype=debugoptimized -Dopenblas=disabled -Dsentencepiece=disabled &&
+    run_tests build-thread --timeout-multiplier 10 ring quantize pipeline run
+  unset TSAN_OPTIONS
   man_pages
 fi
 echo

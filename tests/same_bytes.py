@@ -12,6 +12,7 @@ import tempfile
 
 CASES = (["--effort=fast", "--w4-end-layer=1"], ["--effort=normal", "--w4-end-layer=-1"],
          ["--scheme=wint4", "--weight-only-rule=cpu"], ["--scheme=block_wise_fp8"])
+THREADS = (1, 2, 3, 7, 64)  # the first case with each of them, the others with one
 
 
 def instruction_sets(tool):
@@ -37,10 +38,10 @@ def main():
         for tool in tools:
             sets = instruction_sets(tool)
             for i, isa in enumerate(sets):
-                threads = "-j3" if i else "-j1"
                 allowed = "--cpu-isa=" + ",".join(sets[:i + 1])
-                found.setdefault(digest(tool, model, threads, allowed, *case), []).append(
-                    f"{tool} {isa}")
+                for threads in THREADS if case is CASES[0] else THREADS[2 * i:2 * i + 1]:
+                    made = digest(tool, model, f"-j{threads}", allowed, *case)
+                    found.setdefault(made, []).append(f"{tool} {isa} {threads}")
         print(f"{' '.join(case)}: {sum(map(len, found.values()))} runs, {len(found)} outputs")
         if len(found) != 1:
             good = False

@@ -5,6 +5,7 @@
 
 #include <malloc.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -62,7 +63,7 @@ typedef struct settings {
 } settings;
 
 /* The first signal asks for a clean stop, a second one ends the process. */
-static volatile sig_atomic_t stop_requested;
+static atomic_int stop_requested; /* lock-free: threads read it too */
 
 static void on_signal(int number)
 {

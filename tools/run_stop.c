@@ -2,8 +2,9 @@
 #include "tools/run.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 
-static volatile sig_atomic_t stop_requested;
+static atomic_int stop_requested; /* lock-free: threads read it too */
 
 static void on_signal(int number)
 {
