@@ -91,6 +91,11 @@ class Bytes(Transform):
         self.assertEqual(digest(self.quantize("a")), digest(self.quantize("b", "--transform=none")))
         self.assertNotIn("transform", self.recipe(self.tmp / "a"))
 
+    def test_said(self):
+        for t, said in (("permute", "first: permute\n"), (BOTH, "first: rotate, permute\n")):
+            p = self.run_tool("--dry-run", f"--transform={t}", MICRO, self.out)
+            self.assertIn(said, p.stderr)
+
     def test_order_of_names(self):
         self.assertEqual(digest(self.quantize("a", f"--transform={BOTH}")),
                          digest(self.quantize("b", "--transform", "permute,rotate")))

@@ -78,6 +78,11 @@ static void print_recipe(const report *r)
         fprintf(stderr, ", %s names", o->names == CCQ_NAMES_TORCH ? "torch" : "Paddle");
     else if (o->scheme != CCQ_SCHEME_FP8)
         fprintf(stderr, ", %s rule", o->rule == CCQ_RULE_CPU ? "cpu" : "gpu");
+    if (o->transform)
+        fprintf(stderr, ", transformed first: %s%s%s",
+                o->transform & CCQ_TRANSFORM_ROTATE ? "rotate" : "",
+                o->transform == (CCQ_TRANSFORM_ROTATE | CCQ_TRANSFORM_PERMUTE) ? ", " : "",
+                o->transform & CCQ_TRANSFORM_PERMUTE ? "permute" : "");
     fputc('\n', stderr);
 }
 
