@@ -719,8 +719,9 @@ class Memory(Case):
         err = run(*args, "--mem-limit", 4096, MICRO, status=69)[1]
         self.assertIn(f"weights of {d['weight_bytes']} bytes", err)
         two = "--baseline", MICRO, "--tokens", MICRO / "tokens_test.npy", "--window", 32
-        run(*two, "--mem-limit", 2 * d["weight_bytes"] - 1, MICRO, status=69)
-        run(*two, "--mem-limit", "200M", MICRO)
+        for limit, layered in (2 * d["weight_bytes"] - 1, True), ("200M", False):
+            got = document("-j2", *two, "--mem-limit", limit, MICRO)
+            self.assertEqual(got["layered"], layered)
         for bad in ("0", "-1", "1X", "", "5 GB"):
             run(*args, "--mem-limit", bad, MICRO, status=64)
 

@@ -48,8 +48,8 @@ static const cli_option options[] = {
     {NULL, 0, "set", "KEY=VALUE", "fill a gap in config.json; repeatable"},
     {NULL, 0, "prefill-rows", "N", "rows of a prefill step (default 2048)"},
     {NULL, 0, "mem-limit", "SIZE",
-     "memory for weights, cache and work space, such as 2G or 512MiB; what needs more is\nrefused "
-     "(default 80 % of what is available)"},
+     "memory for weights, cache and work space, such as 2G or 512MiB: comparisons of larger\n"
+     "models run layer by layer, prompts are refused (default 80 % of what is available)"},
     {NULL, 0, "trace", "FILE",
      "write the router's choices, one JSON line a token and layer;\n"
      "it appears at the end of the run"},
@@ -249,7 +249,7 @@ static ccq_code work(run *r, ccq_error *err)
         return run_bench(r, err);
     if (r->ref && (code = run_reference(r, err)))
         return code;
-    if ((r->base || r->o->perplexity) && (code = run_windows(r, err)))
+    if ((r->base_src || r->o->perplexity) && (code = run_windows(r, err)))
         return code;
     if (r->gates && (code = ccq_gates_check(r->gates, r->gate_count, &r->stats, &r->missed, err)))
         return code;

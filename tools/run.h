@@ -93,6 +93,10 @@ typedef struct run {
     ccq_timing timing;
     double load_s;
     uint64_t cache_bytes, work_bytes;
+    int layered;            /* the models are read layer by layer */
+    const char *spill_dir;  /* for rows that do not fit then */
+    uint64_t memory, spilled; /* then: bytes in all, and in temporary files */
+    uint64_t percent;
     double read_rate; /* bytes a second */
     ccq_bench bench_prefill, bench_decode[RUN_MAX_BENCH];
 } run;
@@ -100,6 +104,12 @@ typedef struct run {
 /* run_open.c: everything that can fail before a token runs. */
 ccq_code run_open(run *r, ccq_error *err);
 void run_close(run *r);
+/* run_models.c: in memory; or for an evaluation, layer by layer where they do not fit. */
+ccq_code run_open_resident(run *r, ccq_error *err);
+ccq_code run_open_models(run *r, const ccq_eval *e, ccq_error *err);
+/* ccq_evaluate on r's models, opened if they are not, timed. */
+ccq_code run_evaluate(run *r, ccq_eval *e, ccq_error *err);
+void run_note_bias(const run *r, const ccq_model *model); /* NULL is fine */
 void run_hooks(run *r, ccq_run_hooks *hooks);
 /* run_files.c: inputs that cannot be read as files, outputs that would hurt an input. */
 ccq_code run_check_files(const run *r, ccq_error *err);
@@ -131,8 +141,6 @@ ccq_code run_check_bench(run *r, ccq_error *err);
 ccq_code run_bench(run *r, ccq_error *err);
 void run_write_bench(ccq_jw *w, const run *r);
 void run_print_bench(const run *r);
-/* ccq_evaluate on r's model, timed. */
-ccq_code run_evaluate(run *r, ccq_eval *e, ccq_error *err);
 /* run_report.c: an exit code; run_statistics.c */
 int run_report(run *r);
 void run_print_statistics(const run *r);

@@ -1,15 +1,8 @@
 /* Comparison with stored outputs. */
-#include "tools/run.h"
+#include "tools/run_reference.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-/* What a block of logits is compared with. */
-typedef struct job {
-    run *r;
-    ccq_compare *compare;
-    const int32_t *target; /* [rows] */
-} job;
 
 static ccq_code no_memory(ccq_error *err)
 {
@@ -71,9 +64,9 @@ ccq_code run_check_reference(run *r, ccq_error *err)
     return check_router(r, err);
 }
 
-static ccq_code reference_block(void *ctx, const ccq_eval_block *b, ccq_error *err)
+ccq_code run_reference_block(void *ctx, const ccq_eval_block *b, ccq_error *err)
 {
-    const job *j = ctx;
+    const run_reference_job *j = ctx;
     const ccq_reference *f = j->r->ref;
     size_t layers = (size_t)f->layers, k = (size_t)f->k;
 
@@ -100,12 +93,6 @@ static int32_t *reference_targets(const ccq_reference *f, const ccq_prompt *prom
 
 /* ---- Greedy continuation ------------------------------------------------------------ */
 
-typedef struct greedy_job {
-    run *r;
-    const int32_t **theirs; /* [requests] */
-    size_t *prompt;         /* of a request: prompts without a continuation are left out */
-} greedy_job;
-
 static int among_five(const float *logits, int64_t valid, int32_t id)
 {
     int32_t best[5];
@@ -126,9 +113,9 @@ static const float *last_row(const ccq_reference *f, size_t prompt)
     return NULL;
 }
 
-static int on_greedy(void *ctx, size_t request, int64_t number, int32_t id, const float *logits)
+int run_on_greedy(void *ctx, size_t request, int64_t number, int32_t id, const float *logits)
 {
-    const greedy_job *j = ctx;
+    const run_greedy_job *j = ctx;
     const ccq_reference *f = j->r->ref;
     size_t prompt = j->prompt[request];
     run_greedy *g = &j->r->greedy[prompt];
@@ -148,8 +135,8 @@ static int on_greedy(void *ctx, size_t request, int64_t number, int32_t id, cons
     return 0;
 }
 
-static size_t greedy_requests(const run *r, const ccq_prompt *prompts, ccq_request *q,
-                              greedy_job *j, int32_t *out)
+size_t run_greedy_requests(const run *r, const ccq_prompt *prompts, ccq_request *q,
+                           run_greedy_job *j, int32_t *out)
 {
     const ccq_reference *f = r->ref;
     size_t count = 0, at = 0;
@@ -174,11 +161,12 @@ static size_t greedy_requests(const run *r, const ccq_prompt *prompts, ccq_reque
 static ccq_code compare_greedy(run *r, const ccq_prompt *prompts, ccq_compare *c, ccq_error *err)
 {
     const ccq_reference *f = r->ref;
-    greedy_job j = {r, calloc(f->prompts, sizeof *j.theirs), calloc(f->prompts, sizeof *j.prompt)};
+    run_greedy_job j = {r, calloc(f->prompts, sizeof *j.theirs),
+                        calloc(f->prompts, sizeof *j.prompt)};
     ccq_request *q = calloc(f->prompts, sizeof *q);
     int32_t *out = calloc(f->greedy_count, sizeof *out);
     ccq_generate_options o = {
-        r->valid_compare, (size_t)r->o->batch, r->o->prefill_rows, {0}, on_greedy, &j};
+        r->valid_compare, (size_t)r->o->batch, r->o->prefill_rows, {0}, run_on_greedy, &j};
     size_t count;
     ccq_code code;
 
@@ -188,7 +176,7 @@ static ccq_code compare_greedy(run *r, const ccq_prompt *prompts, ccq_compare *c
     } else {
         run_hooks(r, &o.hooks);
         o.hooks.trace = NULL; /* its prompt rows are in the trace already */
-        count = greedy_requests(r, prompts, q, &j, out);
+        count = run_greedy_requests(r, prompts, q, &j, out);
         code = ccq_generate(r->model, q, count, &o, &r->timing, err);
         for (size_t i = 0; !code && i < count; i++)
             ccq_compare_greedy(c, q[i].out, j.theirs[i],
@@ -206,13 +194,14 @@ ccq_code run_reference(run *r, ccq_error *err)
 {
     const ccq_reference *f = r->ref;
     ccq_prompt *prompts = slice(f->ids, f->lengths, f->prompts);
-    job j = {.r = r};
+    run_reference_job j = {.r = r};
     ccq_eval e = {.prompts = prompts,
                   .prompt_count = f->prompts,
                   .row_seq = f->row_seq,
                   .row_pos = f->row_pos,
                   .row_count = f->rows,
-                  .block = reference_block,
+                  .no_routes = !f->router_ids,
+                  .block = run_reference_block,
                   .ctx = &j};
     int32_t *target = prompts ? reference_targets(f, prompts) : NULL;
     ccq_code code = target ? CCQ_OK : no_memory(err);
@@ -220,9 +209,14 @@ ccq_code run_reference(run *r, ccq_error *err)
     j.target = target;
     if (!code)
         code = ccq_compare_open(&j.compare, r->pool, f->rows, r->valid_compare, 1, err);
+    run_hooks(r, &e.hooks);
     if (!code)
+        code = run_open_models(r, &e, err);
+    if (!code && r->layered && f->greedy_ids)
+        code = run_forced(&j, prompts, err);
+    else if (!code)
         code = run_evaluate(r, &e, err);
-    if (!code && f->greedy_ids)
+    if (!code && !r->layered && f->greedy_ids)
         code = compare_greedy(r, prompts, j.compare, err);
     if (!code)
         code = ccq_compare_stats(j.compare, &r->stats, err);

@@ -2,20 +2,10 @@
 #include "tools/run.h"
 
 #include "formats/file.h"
-#include "libccq/memory.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-static double now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ---- Models ---------------------------------------------------------------------- */
 
@@ -36,59 +26,6 @@ static ccq_code open_source(const run *r, const char *dir, int main_model, ccq_s
         cli_note(r->cli, "%s: %s", dir, (*src)->note[i]);
     if ((*src)->arch.correction_bias && !(*src)->arch.aux_free)
         cli_note(r->cli, "%s: moe_use_aux_free is false: the correction bias is not used", dir);
-    return CCQ_OK;
-}
-
-/* Bytes for weights, cache and work space of each model: of two, half of what the weights
- * of both leave. 0: nothing limits them. */
-static ccq_code share_memory(const run *r, uint64_t limit[2], ccq_error *err)
-{
-    uint64_t available = ccq_memory_available(), all = r->o->mem_limit, one, two, rest;
-
-    if (!all)
-        all = available == UINT64_MAX ? 0 : available / 5 * 4;
-    limit[0] = limit[1] = all;
-    if (!all || !r->base_src)
-        return CCQ_OK;
-    one = ccq_model_need(r->src);
-    two = ccq_model_need(r->base_src);
-    if (one > all || two > all - one)
-        return ccq_fail(err, CCQ_NO_MEMORY,
-                        "weights of %" PRIu64 " and %" PRIu64 " bytes: the memory limit is %"
-                        PRIu64,
-                        one, two, all);
-    rest = all - one - two;
-    limit[0] = one + rest / 2;
-    limit[1] = two + rest / 2;
-    return CCQ_OK;
-}
-
-static ccq_code open_model(run *r, const ccq_source *src, uint64_t limit, ccq_model **model,
-                           ccq_error *err)
-{
-    ccq_model_options o = {.numerics = r->o->numerics,
-                           .rounding = r->o->rounding,
-                           .fp32_logits = r->o->fp32_logits,
-                           .blas = r->o->blas,
-                           .pool = r->pool,
-                           .cancelled = run_stopped,
-                           .mem_limit = limit};
-    char size[16];
-    double t = now();
-    ccq_code code;
-
-    ccq_ops_init(&o.ops, r->cli->isa);
-    if ((code = ccq_model_open(model, src, &o, err)))
-        return code;
-    r->load_s += now() - t;
-    if (ccq_model_large_bias(*model) >= 0)
-        cli_note(r->cli,
-                 "%s: layer %" PRId64
-                 ": a correction bias of 1 or more; FastDeploy's selection may "
-                 "differ there",
-                 src->dir, ccq_model_large_bias(*model));
-    cli_note(r->cli, "%s: weights %s in %.2f s", src->dir,
-             cli_bytes(size, sizeof size, ccq_model_bytes(*model)), now() - t);
     return CCQ_OK;
 }
 
@@ -203,15 +140,38 @@ static void on_memory(void *ctx, uint64_t cache, uint64_t work)
 static void on_progress(void *ctx, uint64_t done, uint64_t total)
 {
     run *r = ctx;
+    uint64_t percent = total ? 100 * done / total : 100;
 
-    if (r->cli->verbose)
+    if (r->cli->verbose && r->layered && percent != r->percent)
+        cli_note(r->cli, "layer by layer: %" PRIu64 " %%", percent);
+    r->percent = percent;
+    if (r->cli->verbose && !r->layered)
         cli_note(r->cli, "%" PRIu64 " of %" PRIu64 " tokens", done, total);
+}
+
+static void on_layers(void *ctx, const ccq_layers_plan *plan)
+{
+    run *r = ctx;
+    char a[16], b[16], c[16];
+
+    r->memory = plan->total;
+    r->spilled = plan->spilled;
+    r->percent = 0;
+    cli_note(r->cli,
+             "layer by layer: weights %s at a time, %" PRIu64 " rows in steps of %" PRId64
+             ", memory %s",
+             cli_bytes(a, sizeof a, plan->weights), plan->rows, plan->step_rows,
+             cli_bytes(b, sizeof b, plan->total));
+    if (plan->spilled)
+        cli_note(r->cli, "layer by layer: %s of rows in temporary files in %s",
+                 cli_bytes(c, sizeof c, plan->spilled), r->spill_dir);
 }
 
 void run_hooks(run *r, ccq_run_hooks *hooks)
 {
     hooks->ctx = r;
     hooks->memory = on_memory;
+    hooks->layers = on_layers;
     hooks->trace = r->trace ? run_trace_row : NULL;
     hooks->progress = on_progress;
 }
@@ -276,17 +236,14 @@ static ccq_code open_headers(run *r, ccq_error *err)
 ccq_code run_open(run *r, ccq_error *err)
 {
     ccq_code code = open_headers(r, err);
-    uint64_t limit[2];
 
     if (code)
         return code;
     r->pool = ccq_pool_new(r->cli->threads);
     if (!r->pool)
         return ccq_fail(err, CCQ_NO_MEMORY, "no thread could be started");
-    if ((code = share_memory(r, limit, err)) ||
-        (code = open_model(r, r->src, limit[0], &r->model, err)))
-        return code;
-    return r->base_src ? open_model(r, r->base_src, limit[1], &r->base, err) : CCQ_OK;
+    /* comparisons alone open models when they know what they need */
+    return r->prompts.count || r->o->bench ? run_open_resident(r, err) : CCQ_OK;
 }
 
 void run_close(run *r)

@@ -153,6 +153,11 @@ static void write_settings(ccq_jw *w, const run *r)
     ccq_jw_ku64(w, "weight_bytes", ccq_model_bytes(r->model));
     ccq_jw_ku64(w, "cache_bytes", r->cache_bytes);
     ccq_jw_ku64(w, "work_bytes", r->work_bytes);
+    ccq_jw_kbool(w, "layered", r->layered);
+    if (r->layered) {
+        ccq_jw_ku64(w, "memory_bytes", r->memory);
+        ccq_jw_ku64(w, "spilled_bytes", r->spilled);
+    }
     ccq_jw_key(w, "set");
     ccq_jw_array(w);
     for (size_t i = 0; i < r->o->set.count; i++)

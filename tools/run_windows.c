@@ -20,22 +20,6 @@ static ccq_code no_memory(ccq_error *err)
     return ccq_fail(err, CCQ_NO_MEMORY, "comparison: out of memory");
 }
 
-ccq_code run_evaluate(run *r, ccq_eval *e, ccq_error *err)
-{
-    double seconds = 0;
-    ccq_code code;
-
-    e->model[0] = r->model;
-    e->prefill_rows = r->o->prefill_rows;
-    run_hooks(r, &e->hooks);
-    code = ccq_evaluate(e, &seconds, err);
-    r->timing.prefill_s += seconds;
-    for (size_t i = 0; i < e->row_count; i++) /* rows that ran: up to the last wanted one */
-        if (i + 1 == e->row_count || e->row_seq[i + 1] != e->row_seq[i])
-            r->timing.prefill_rows += (uint64_t)e->row_pos[i] + 1;
-    return code;
-}
-
 void run_free_windows(run_window_list *w)
 {
     free(w->ids);
@@ -146,17 +130,18 @@ ccq_code run_windows(run *r, ccq_error *err)
 {
     const run_window_list *w = &r->windows;
     job j = {.r = r, .target = w->target};
-    ccq_eval e = {.model = {NULL, r->base},
-                  .prompts = w->prompts,
+    ccq_eval e = {.prompts = w->prompts,
                   .prompt_count = w->number,
                   .row_seq = w->seq,
                   .row_pos = w->pos,
                   .row_count = w->rows,
+                  .no_routes = !r->base_src,
                   .block = window_block,
                   .ctx = &j};
     ccq_code code =
-        ccq_compare_open(&j.compare, r->pool, w->rows, r->valid_compare, r->base != NULL, err);
+        ccq_compare_open(&j.compare, r->pool, w->rows, r->valid_compare, r->base_src != NULL, err);
 
+    run_hooks(r, &e.hooks);
     if (!code)
         code = run_evaluate(r, &e, err);
     if (!code)
