@@ -49,6 +49,33 @@ size_t ccq_eval_pick(const ccq_eval_work *w, size_t spans, int64_t *rows);
 /* Buffers of a block for each model; routes 0: without router choices. */
 ccq_code ccq_eval_blocks(ccq_eval_work *w, size_t block, int routes, ccq_error *err);
 
+/* ---- Layer by layer ----------------------------------------------------------- */
+
+typedef struct ccq_eval_layers {
+    ccq_eval_work *w;
+    ccq_layers_plan plan;
+    size_t block;
+    int traced;            /* router choices of all rows of model 0 are kept */
+    ccq_stream *x[2];      /* residual rows of all prompts */
+    ccq_stream *routes[2]; /* [MoE layer][row]: k ids, k weights, margin */
+    float *rows;           /* [step_rows][H]: where x is in a file */
+    int64_t *wanted;       /* [step_rows]: wanted rows of a step */
+    int32_t *record;       /* [step_rows or block] of routes */
+    ccq_session *session[2];
+    /* the pass at work */
+    int i;
+    ccq_layer layer;
+    int64_t number, moe_at;
+    uint64_t done;
+} ccq_eval_layers;
+
+const ccq_model *ccq_eval_model(const ccq_eval_layers *v, int i);
+/* Are router choices of all rows kept? */
+int ccq_eval_traced(const ccq_eval_layers *v, int i);
+/* Bytes of the router choices of one row in one layer. */
+size_t ccq_eval_record(const ccq_model *m);
+/* evaluate_fit.c: plan, block, groups and streams within a limit (0: none). NO_MEMORY. */
+ccq_code ccq_eval_fit(ccq_eval_layers *v, uint64_t limit, ccq_error *err);
 /* evaluate_layers.c: with models that were opened with options.layered. */
 ccq_code ccq_evaluate_layers(ccq_eval_work *w, ccq_error *err);
 
