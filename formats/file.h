@@ -53,42 +53,4 @@ ccq_code ccq_temp_open(const char *path, char **tmp, int *fd, ccq_error *err);
  * the caller removes tmp. */
 ccq_code ccq_temp_commit(const char *path, const char *tmp, int fd, ccq_error *err);
 
-/* ---- Output ---------------------------------------------------------------
- * All work happens in OUT/.ccq/stage. Commit renames into place, config.json
- * last, so a loader sees the old directory, an unfinished one that it cannot
- * open, or the whole new one. One thread drives a stage; ccq_out_write may be
- * called from many threads. */
-typedef struct ccq_stage ccq_stage;
-typedef struct ccq_out ccq_out;
-
-/* Creates OUT (not its parents: CREATE names the missing one) and OUT/.ccq.
- * An OUT that is not empty is EXISTS, unless overwrite and it holds a
- * checkpoint (a config.json) or an unfinished one (.ccq or safetensors). */
-ccq_code ccq_stage_open(ccq_stage **stage, const char *out_dir, int overwrite, ccq_error *err);
-/* A staged file of exactly size bytes (fallocate where the file system can). name is a
- * plain file name, or "rankN/" and one: the directory is made and committed with it. */
-ccq_code ccq_stage_create(ccq_stage *stage, const char *name, uint64_t size, ccq_out **out,
-                          ccq_error *err);
-ccq_code ccq_out_write(ccq_out *out, uint64_t offset, const void *data, uint64_t size,
-                       ccq_error *err);
-/* fsync and close, both checked; BUG when fewer than size bytes were written. Frees
- * out in any case. Every out is closed before its stage is committed or abandoned. */
-ccq_code ccq_out_close(ccq_out *out, ccq_error *err);
-/* A whole small file: create, write, fsync, close. */
-ccq_code ccq_stage_put(ccq_stage *stage, const char *name, const void *data, size_t size,
-                       ccq_error *err);
-/* The same from an existing file; crc (NULL allowed) gets the CRC-32 of its bytes. */
-ccq_code ccq_stage_copy(ccq_stage *stage, const char *from_path, const char *name, uint32_t *crc,
-                        ccq_error *err);
-/* With overwrite: commit also removes this file of the old checkpoint (a plain
- * file name; one that is not there is fine, one that is staged is replaced). */
-ccq_code ccq_stage_forget(ccq_stage *stage, const char *name, ccq_error *err);
-/* With overwrite: removes the old config.json first, then the other files of
- * the old checkpoint, its rank directories included. Then renames everything
- * staged in the order it was created, config.json last, syncs the directory and
- * removes .ccq. Frees the stage when OK; on failure call ccq_stage_abandon. */
-ccq_code ccq_stage_commit(ccq_stage *stage, ccq_error *err);
-/* Removes what the stage created, OUT too if it made it. Frees the stage. NULL is fine. */
-void ccq_stage_abandon(ccq_stage *stage);
-
 #endif

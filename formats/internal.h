@@ -121,8 +121,9 @@ ccq_code ccq_sync_dir(const char *path, ccq_error *err);
 /* The directory part of a path ("." when it has none), malloc'd; NULL when out of memory. */
 char *ccq_path_parent(const char *path);
 /* May what OUT holds be replaced? EXISTS when not: it is not empty and overwrite is 0, or
- * there is no checkpoint in it, or a rank directory with other files. */
-ccq_code ccq_old_check(const char *out, int overwrite, ccq_error *err);
+ * there is no checkpoint in it, or a rank directory with other files. working: our own
+ * work directory in it does not count. */
+ccq_code ccq_old_check(const char *out, int overwrite, int working, ccq_error *err);
 /* Removes config.json first (from then on nothing opens the directory), then the other
  * files of the old checkpoint and its rank directories. */
 ccq_code ccq_old_clear(const char *out, ccq_error *err);

@@ -59,32 +59,36 @@ static ccq_code check_rank_file(const char *dir, const char *name, ccq_error *er
                                "is no file of a checkpoint: nothing here is replaced");
 }
 
-ccq_code ccq_old_check(const char *out, int overwrite, ccq_error *err)
+ccq_code ccq_old_check(const char *out, int overwrite, int working, ccq_error *err)
 {
     char **names;
-    size_t count;
+    size_t count, others = 0;
     int checkpoint = 0, unfinished = 0;
     ccq_code code = ccq_dir_list(out, &names, &count, err);
     if (code)
         return code;
     for (size_t i = 0; i < count; i++) {
+        int work = strncmp(names[i], ".ccq", 4) == 0;
+        others += !(work && working);
         checkpoint |= strcmp(names[i], "config.json") == 0;
-        unfinished |= strcmp(names[i], ".ccq") == 0 || ends_with(names[i], ".safetensors");
+        unfinished |= work || ends_with(names[i], ".safetensors");
         if (overwrite && !code)
             code = each_in_rank(out, names[i], check_rank_file, err);
     }
     ccq_names_free(names, count);
     if (code)
         return code;
-    if (!count || (overwrite && (checkpoint || unfinished)))
+    if (!others || (overwrite && (checkpoint || unfinished)))
         return CCQ_OK;
     if (overwrite)
         return ccq_fail_file(err, CCQ_EXISTS, out,
                              "not empty and holds no checkpoint: nothing in it is replaced");
+    if (unfinished && !checkpoint)
+        return ccq_fail_file(err, CCQ_EXISTS, out,
+                             "holds an unfinished checkpoint (--resume goes on with it, "
+                             "--overwrite begins anew)");
     return ccq_fail_file(err, CCQ_EXISTS, out, "%s (--overwrite replaces it)",
-                         checkpoint   ? "holds a checkpoint"
-                         : unfinished ? "holds an unfinished checkpoint"
-                                      : "exists and is not empty");
+                         checkpoint ? "holds a checkpoint" : "exists and is not empty");
 }
 
 ccq_code ccq_old_remove(const char *out, const char *name, ccq_error *err)
@@ -92,7 +96,7 @@ ccq_code ccq_old_remove(const char *out, const char *name, ccq_error *err)
     char *path = ccq_path_join(out, name);
     ccq_code code = path ? CCQ_OK : no_memory(err);
     if (path && unlink(path) != 0 && errno != ENOENT)
-        code = ccq_fail_errno(err, CCQ_CREATE, path, "cannot remove the old file", errno);
+        code = ccq_fail_errno(err, CCQ_IO, path, "cannot remove the old file", errno);
     free(path);
     return code;
 }
@@ -103,7 +107,7 @@ static ccq_code remove_rank(const char *out, const char *name, ccq_error *err)
     ccq_code code = each_in_rank(out, name, ccq_old_remove, err);
     char *path = code || strncmp(name, "rank", 4) != 0 ? NULL : ccq_path_join(out, name);
     if (path && rmdir(path) != 0 && errno != ENOTDIR && errno != ENOENT)
-        code = ccq_fail_errno(err, CCQ_CREATE, path, "cannot remove", errno);
+        code = ccq_fail_errno(err, CCQ_IO, path, "cannot remove", errno);
     free(path);
     return code;
 }

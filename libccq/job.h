@@ -119,6 +119,7 @@ typedef struct ccq_engine {
     uint8_t *status; /* CCQ_COLUMN_* */
     uint64_t encode_weights;
     ccq_progress done; /* finished tensors */
+    const uint8_t *skip; /* by action and rank: not read; NULL: all are */
 } ccq_engine;
 
 /* USAGE when run->mem_limit is too small. */

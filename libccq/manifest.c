@@ -115,6 +115,8 @@ char *ccq_manifest_text(ccq_manifest *m, size_t *size)
     ccq_jw_init(&w, 2);
     ccq_jw_object(&w);
     ccq_jw_kstring(&w, "schema", "ccq.manifest/1");
+    if (m->unsynced)
+        ccq_jw_kbool(&w, "synced", 0);
     put_files(&w, "shards", "header_crc32", &m->shards);
     put_files(&w, "files", "crc32", &m->files);
     ccq_jw_key(&w, "tensors");

@@ -28,6 +28,7 @@ typedef struct ccq_manifest_list {
 
 typedef struct ccq_manifest {
     ccq_manifest_list shards, files, tensors;
+    int unsynced; /* written with --no-sync: says "synced": false, before the lists */
 } ccq_manifest;
 
 /* OK with *m == NULL when dir has none; MANIFEST when it is damaged. */

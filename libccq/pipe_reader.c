@@ -1,4 +1,5 @@
 /* The reader: units of the plan's actions in order, as the ring has room for them. */
+#include "libccq/crc.h"
 #include "libccq/pipeline_internal.h"
 #include "libccq/slice.h"
 
@@ -99,6 +100,7 @@ static ccq_code read_columns(ccq_pipe *p, ccq_unit u, const ccq_action *a, const
         if (!u.data)
             return CCQ_OK;
         code = read_block(p, a->entry, s, 0, a->k, u.n0, u.nc, u.data, err);
+        u.crc = code ? 0 : ccq_crc_columns(u.data, a->k, a->n, u.n0, u.nc);
         if (!code)
             push_unit(p, &u);
     }
@@ -131,6 +133,12 @@ static ccq_code read_windows(ccq_pipe *p, ccq_unit u, const ccq_action *a, const
     return code;
 }
 
+static int skipped(const ccq_pipe *p, size_t action, int rank)
+{
+    const uint8_t *skip = p->engine->skip;
+    return skip && skip[action * (size_t)p->engine->plan->ranks + (size_t)rank];
+}
+
 static ccq_code read_action(ccq_pipe *p, size_t i, ccq_error *err)
 {
     const ccq_plan *plan = p->engine->plan;
@@ -138,12 +146,16 @@ static ccq_code read_action(ccq_pipe *p, size_t i, ccq_error *err)
     ccq_unit u = {.action = i, .kind = CCQ_UNIT_WHOLE, .last = 1};
     ccq_slice s;
     ccq_code code = CCQ_OK;
-    if (ccq_works_whole(plan, a)) {
+    while (u.rank < plan->ranks && skipped(p, i, u.rank))
+        u.rank++;
+    if (u.rank < plan->ranks && ccq_works_whole(plan, a)) {
         u.rank = plan->ranks - 1;
         push_unit(p, &u);
         return CCQ_OK;
     }
     for (; u.rank < plan->ranks && !code; u.rank++) {
+        if (skipped(p, i, u.rank))
+            continue;
         ccq_slice_of(&plan->src->arch, a->entry, u.rank, plan->ranks, &s);
         code = ccq_is_quantized(a->to) ? read_columns(p, u, a, &s, err)
                                        : read_windows(p, u, a, &s, err);

@@ -17,6 +17,7 @@ typedef struct ccq_unit {
     int64_t n0, nc;        /* BLOCK */
     uint64_t offset, size; /* WINDOW: bytes of the tensor */
     int last;              /* of its action and rank */
+    uint32_t crc;          /* BLOCK: those of a slice, xored, are the CRC-32 of its bytes */
     void *data;
 } ccq_unit;
 

@@ -1,6 +1,6 @@
 /* The plan: one action a tensor, shards, and every byte of the output, from
  * headers alone. What --dry-run prints is what the job writes. */
-#include "libccq/job.h"
+#include "libccq/ledger.h"
 #include "libccq/slice.h"
 
 #include "formats/file.h"
@@ -219,47 +219,14 @@ static ccq_code count_side_files(ccq_plan *plan, ccq_error *err)
 
 /* ---- The output directory ---------------------------------------------------------- */
 
-static int has_parent(const char *path)
-{
-    size_t len = strlen(path);
-    while (len > 1 && path[len - 1] == '/')
-        len--;
-    while (len > 0 && path[len - 1] != '/')
-        len--;
-    if (len == 0)
-        return 1;
-    char *parent = strndup(path, len);
-    int found = parent && ccq_path_exists(parent);
-    free(parent);
-    return found;
-}
-
-/* The rule of ccq_stage_open, without creating anything. */
+/* What ccq_stage_open will say, without creating anything. */
 static ccq_code check_output(const ccq_plan *plan, ccq_error *err)
 {
-    char **names = NULL;
-    size_t count = 0, i;
-    if (!ccq_path_exists(plan->output))
-        return has_parent(plan->output)
-                   ? CCQ_OK
-                   : ccq_fail(err, CCQ_CREATE, "%s: the directory above it does not exist",
-                              plan->output);
-    if (ccq_dir_list(plan->output, &names, &count, err))
-        return ccq_fail(err, CCQ_EXISTS, "%s: exists and is not a directory that can be read",
-                        plan->output);
-    for (i = 0; i < count; i++)
-        if (strcmp(names[i], "config.json") == 0 || strcmp(names[i], ".ccq") == 0 ||
-            ends_with(names[i], ".safetensors"))
-            break;
-    int checkpoint = i < count;
-    ccq_names_free(names, count);
-    if (count == 0 || (checkpoint && plan->options.overwrite))
+    ccq_stage_options o;
+    if (plan->options.look)
         return CCQ_OK;
-    if (plan->options.overwrite)
-        return ccq_fail(err, CCQ_EXISTS, "%s: is not empty and holds no checkpoint to overwrite",
-                        plan->output);
-    return ccq_fail(err, CCQ_EXISTS, "%s: exists%s", plan->output,
-                    checkpoint ? "; --overwrite replaces it" : " and is not empty");
+    ccq_stage_options_of(&plan->options, &o);
+    return ccq_stage_check(plan->output, &o, err);
 }
 
 /* A shard may be a link: what it points to must not lie where the output goes. */
@@ -296,8 +263,12 @@ static ccq_code check_paths(const ccq_plan *plan, ccq_error *err)
 static ccq_code check_space(ccq_plan *plan, ccq_error *err)
 {
     ccq_code code = ccq_path_free_bytes(plan->output, &plan->free_bytes, err);
-    uint64_t needed = plan->total_bytes + spare_bytes;
-    plan->fits = !code && needed >= plan->total_bytes && plan->free_bytes >= needed;
+    uint64_t needed = plan->total_bytes + spare_bytes, held = 0, room;
+    if (plan->options.resume || plan->options.finalize || plan->options.world > 1)
+        held = ccq_stage_held(plan->output); /* of this job */
+    if (__builtin_add_overflow(plan->free_bytes, held, &room))
+        room = UINT64_MAX;
+    plan->fits = !code && needed >= plan->total_bytes && room >= needed;
     return code;
 }
 

@@ -26,6 +26,8 @@ void ccq_quantize_defaults(ccq_quantize_options *options)
         .gain = 4,
         .shard_bytes = 5000000000u,
         .tensor_parallel = 1,
+        .sync_bytes = (uint64_t)256 << 20,
+        .world = 1,
         .transform_seed = 1,
         .calibration = {.window = 2048},
     };

@@ -115,7 +115,7 @@ static int cancelled(const ccq_engine *engine)
 ccq_code ccq_engine_poll(const ccq_engine *engine, ccq_error *err)
 {
     if (cancelled(engine))
-        return ccq_fail(err, CCQ_INTERRUPTED, "interrupted: nothing is left behind; start again");
+        return ccq_fail(err, CCQ_INTERRUPTED, "interrupted");
     return CCQ_OK;
 }
 

@@ -51,7 +51,8 @@ enum {
     CCQ_SET_FORCE = 256,
     CCQ_SET_TP = 512,
     CCQ_SET_TRANSFORM = 1024,
-    CCQ_SET_TRANSFORM_SEED = 2048
+    CCQ_SET_TRANSFORM_SEED = 2048,
+    CCQ_SET_CALIBRATION = 4096
 };
 
 /* ---- Calibration (docs/design.md, "Calibration") --------------------------- */
@@ -91,6 +92,8 @@ typedef struct ccq_calibration {
     const char *stats;      /* STATS: the file; must outlive the plan */
     const char *save_stats; /* NULL, or where to keep one-shot statistics */
     uint32_t digest;        /* resolved: CRC-32 of the ids in use, or of the statistics */
+    int is_wanted;          /* 1: digest must be this one, a recipe's; else CHANGED */
+    uint32_t wanted;
     unsigned leave;         /* CCQ_LEAVE_* */
 } ccq_calibration;
 
@@ -115,6 +118,12 @@ typedef struct ccq_quantize_options {
     int force;     /* 1: tensor_type may quantize lm_head, which FastDeploy does not load */
     unsigned set;  /* CCQ_SET_* */
     int overwrite;        /* 1: a checkpoint in the output directory is replaced */
+    int resume;           /* 1: the output directory holds an unfinished job, which goes on */
+    int no_sync;          /* 1: no fsync (tests); the manifest says so */
+    uint64_t sync_bytes;  /* written between two records in the journal (default 256 MiB) */
+    int rank, world;      /* this process of so many (default 0 of 1): it does its shards */
+    int finalize;         /* 1: only what is left when all processes are done */
+    int look;             /* 1: the output is there, and is only looked at */
     ccq_calibration calibration;
 } ccq_quantize_options;
 
@@ -222,6 +231,8 @@ typedef struct ccq_plan {
 ccq_code ccq_plan_make(ccq_plan **plan, const ccq_source *src,
                        const ccq_quantize_options *options, const char *output, ccq_error *err);
 void ccq_plan_free(ccq_plan *plan); /* NULL is fine */
+/* NOT_A_FILE when a file of the input is a link. */
+ccq_code ccq_plan_no_links(const ccq_plan *plan, ccq_error *err);
 /* Bytes of memory the process will hold at most during the job: as many as let it read,
  * encode and write at once, or limit (0 = none) where that is less. *least (NULL allowed):
  * the smallest limit that the job can keep. */
@@ -254,11 +265,21 @@ typedef struct ccq_quantize_run_options {
     ccq_pool *pool;
     const ccq_ops *ops;
     void *ctx;
-    int (*cancelled)(void *ctx); /* 1: stop, clean up, INTERRUPTED */
+    int (*cancelled)(void *ctx); /* 1: finish the tensors at work, then INTERRUPTED */
     void (*progress)(void *ctx, const ccq_progress *p);
     void (*tensor)(void *ctx, size_t i, const ccq_outcome *o); /* action i is encoded */
     uint64_t mem_limit; /* bytes of memory for all of the process; 0: none */
+    void (*warn)(void *ctx, const char *text); /* a line for a person; from one thread */
 } ccq_quantize_run_options;
+
+/* What calibration saw of a layer with experts. */
+typedef struct ccq_calib_layer {
+    int64_t layer;
+    double per_row;        /* tokens of an expert, mean, over the rows of its up_gate */
+    double alpha;          /* share of the residual taken back: sum over alpha_experts */
+    int64_t alpha_experts;
+    int64_t without;       /* linears without statistics */
+} ccq_calib_layer;
 
 typedef struct ccq_quantize_result {
     ccq_outcome *outcome; /* one an action; free with ccq_quantize_result_free */
@@ -267,14 +288,37 @@ typedef struct ccq_quantize_result {
     uint64_t encode_weights;
     double wall_s;
     uint64_t zero_columns;
+    ccq_text_list without_statistics; /* experts' linears that saw too few tokens */
+    ccq_calib_layer *layer;           /* of calibration, in order */
+    size_t layers;
 } ccq_quantize_result;
 
-/* Writes the plan's output whole, or leaves nothing behind (an old checkpoint
- * under overwrite stays as it was unless the commit itself fails). Codes: those
- * of the readers and of the stage, USAGE (mem_limit is too small; nothing has been
- * created), NO_SPACE, NONFINITE, INTERRUPTED. */
+/* Writes the plan's output whole; or, of several processes, this one's shards. After
+ * INTERRUPTED, IO and NO_SPACE what is finished stays in OUT/.ccq for resume; after other
+ * failures nothing stays that this run created (an old checkpoint under overwrite stays as
+ * it was until the commit). Codes: those of the readers and of the stage, USAGE (mem_limit
+ * is too small; nothing has been created), NO_SPACE, NONFINITE, CHANGED (resume: another
+ * job, or another input), INTERRUPTED (finalize too: some processes are not done). */
 ccq_code ccq_quantize_run(const ccq_plan *plan, const ccq_quantize_run_options *run,
                           ccq_quantize_result *result, ccq_error *err);
 void ccq_quantize_result_free(ccq_quantize_result *result);
+
+/* ---- One tensor once more --------------------------------------------------- */
+
+typedef struct ccq_tensor_check {
+    char tensor[4200];         /* stored tensor that differs, "" when none does */
+    char file[300];            /* where it is */
+    uint64_t at, file_at;      /* first byte that differs: in the tensor, and in the file */
+    uint8_t found, wanted;     /* there, and as it is made now */
+    uint64_t bytes;            /* compared */
+    int tensors;               /* stored tensors compared, of all ranks */
+} ccq_tensor_check;
+
+/* Makes the tensor called name (of the model, with or without ".weight", or stored) as the
+ * plan says and compares it with plan->output, which options.look left alone. USAGE: there
+ * is no such tensor. UNSUPPORTED: it depends on more than itself (calibration). SHAPE,
+ * DTYPE, INCOMPLETE: the output has another one, or none. */
+ccq_code ccq_check_tensor(const ccq_plan *plan, const ccq_quantize_run_options *run,
+                          const char *name, ccq_tensor_check *result, ccq_error *err);
 
 #endif

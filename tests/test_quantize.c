@@ -43,6 +43,7 @@ typedef struct fixture {
     ccq_pool *pool;
     ccq_ops ops;
     char dir[64], out[80];
+    int resume, overwrite;
 } fixture;
 
 static ccq_code quantize(fixture *f, int layer, watch *w, ccq_plan **plan, ccq_quantize_result *r)
@@ -52,25 +53,13 @@ static ccq_code quantize(fixture *f, int layer, watch *w, ccq_plan **plan, ccq_q
     ccq_quantize_defaults(&o);
     o.effort = CCQ_EFFORT_FAST;
     o.w4_end_layer = layer;
+    o.resume = f->resume;
+    o.overwrite = f->overwrite;
     REQUIRE(!ccq_plan_make(plan, f->src, &o, f->out, &err), "%s", err.text);
-    ccq_quantize_run_options run = {f->pool, &f->ops, w, cancelled, progress, tensor, 0};
+    ccq_quantize_run_options run = {.pool = f->pool, .ops = &f->ops, .ctx = w,
+                                    .cancelled = cancelled, .progress = progress,
+                                    .tensor = tensor};
     return ccq_quantize_run(*plan, &run, r, &err);
-}
-
-static void check_cancel(fixture *f)
-{
-    size_t stops[] = {0, 1, 40, 88};
-    for (size_t i = 0; i < sizeof stops / sizeof *stops; i++) {
-        watch w = {.stop_after = stops[i]};
-        ccq_plan *plan;
-        ccq_quantize_result r;
-        ccq_code code = quantize(f, 1, &w, &plan, &r);
-        CHECK(code == CCQ_INTERRUPTED, "stop after %zu: %s", stops[i], ccq_code_name(code));
-        CHECK(w.tensors == stops[i], "stopped after %zu, not %zu", w.tensors, stops[i]);
-        CHECK(!ccq_path_exists(f->out), "stop after %zu leaves %s", stops[i], f->out);
-        ccq_quantize_result_free(&r);
-        ccq_plan_free(plan);
-    }
 }
 
 static uint32_t crc_of_tensor(const ccq_checkpoint *ck, const ccq_tensor *t)
@@ -155,6 +144,35 @@ static void remove_output(const fixture *f)
     }
     ccq_names_free(names, count);
     CHECK(!rmdir(f->out), "%s is not empty", f->out);
+}
+
+/* Broken off after any tensor, begun anew or gone on with. */
+static void check_cancel(fixture *f)
+{
+    size_t stops[] = {0, 1, 40, 88};
+    watch w = {.stop_after = SIZE_MAX, .tensors = 88}; /* the last of them are done */
+    ccq_plan *plan;
+    ccq_quantize_result r;
+    for (size_t i = 0; i < sizeof stops / sizeof *stops; i++) {
+        watch stop = {.stop_after = stops[i]};
+        char work[100];
+        ccq_code code = quantize(f, 1, &stop, &plan, &r);
+        CHECK(code == CCQ_INTERRUPTED, "stop after %zu: %s", stops[i], ccq_code_name(code));
+        CHECK(stop.tensors == stops[i], "stopped after %zu, not %zu", stop.tensors, stops[i]);
+        snprintf(work, sizeof work, "%s/.ccq/journal.0-of-1", f->out);
+        CHECK(ccq_path_exists(work), "stop after %zu leaves no journal", stops[i]);
+        ccq_quantize_result_free(&r);
+        ccq_plan_free(plan);
+        f->overwrite = 1;
+    }
+    f->resume = 1;
+    CHECK(!quantize(f, 1, &w, &plan, &r), "gone on with");
+    CHECK(w.tensors == plan->count, "%zu of %zu", w.tensors, plan->count);
+    CHECK(w.last.bytes_in == plan->bytes_in && w.last.bytes_out == plan->tensor_bytes, "bytes");
+    f->resume = 0;
+    ccq_quantize_result_free(&r);
+    ccq_plan_free(plan);
+    check_manifest_of_tensors(f);
 }
 
 static void check_run(fixture *f)

@@ -343,7 +343,7 @@ class Refusals(Case):
             (["--k-order=torch"], "fastdeploy|plain"),
             (["--weight-only-rule=tpu"], "gpu|cpu"),
             (["--dryrun"], "--dry-run"),
-            (["--resume"], "unknown option"),
+            (["--rank=1"], "without --world"),
             (["-j0"], "threads"),
             (["third"], "too many"),
         ]:
@@ -360,7 +360,7 @@ class Refusals(Case):
         self.refuse(64, model, self.tmp, says="inside")
         (self.tmp / "link").symlink_to(model)
         self.refuse(64, model, self.tmp / "link", says="input")
-        self.refuse(73, model, self.out / "deep", says="does not exist")
+        self.refuse(73, model, self.out / "deep", says="no such directory")
         file = self.tmp / "file"
         file.write_text("x")
         self.run_tool(model, file, code=73)
@@ -513,10 +513,15 @@ class Refusals(Case):
         self.refuse(65, model, self.out, says="model.safetensors")
 
     def test_file_size_limit(self):
-        """A write that really fails: 74, nothing left."""
+        """A write that really fails: 74, and with more room the job goes on."""
         def limit():
             resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))
-        self.refuse(74, self.model(), self.out, preexec_fn=limit)
+        model = self.model()
+        p = self.run_tool(model, self.out, code=74, preexec_fn=limit)
+        self.assertIn(" --resume ", p.stderr)
+        self.assertEqual(os.listdir(self.out), [".ccq"])
+        self.run_tool("--resume", model, self.out)
+        self.assertIn("config.json", os.listdir(self.out))
 
     def test_answer_cannot_be_written(self):
         with open("/dev/full", "w") as full:
@@ -527,7 +532,7 @@ class Refusals(Case):
         self.assertTrue((self.out / "config.json").exists())  # the work itself is done
 
     def test_signal(self):
-        """SIGINT and SIGTERM: 75, nothing left behind."""
+        """SIGINT and SIGTERM: 75, and the job goes on with --resume."""
         for number in signal.SIGINT, signal.SIGTERM:
             p = subprocess.Popen([TOOL, "-j1", "--w4-end-layer=-1", str(MICRO), str(self.out)],
                                  stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -538,7 +543,9 @@ class Refusals(Case):
             _, text = p.communicate()
             self.assertEqual(p.returncode, 75, text)
             self.assertIn("interrupted", text)
-            self.assertFalse(self.out.exists())
+            self.assertIn(" --resume ", text)
+            self.assertEqual(os.listdir(self.out), [".ccq"])
+            shutil.rmtree(self.out)
 
 
 class Extremes(Case):

@@ -4,6 +4,7 @@
 
 #include "formats/checkpoint.h"
 #include "formats/file.h"
+#include "formats/stage.h"
 
 #include <time.h>
 
@@ -26,7 +27,7 @@ static void write_layout(const ccq_layout *l, const char *out)
 {
     ccq_error err = {0};
     ccq_stage *s;
-    REQUIRE(!ccq_stage_open(&s, out, 0, &err), "%s", err.text);
+    REQUIRE(!ccq_stage_open(&s, out, NULL, &err), "%s", err.text);
     for (size_t k = 0; k < ccq_layout_shards(l); k++) {
         ccq_out *o;
         uint64_t size;

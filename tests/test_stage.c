@@ -3,6 +3,7 @@
 #include "tests/check.h"
 
 #include "formats/file.h"
+#include "formats/stage.h"
 
 #include <signal.h>
 #include <sys/resource.h>
@@ -54,11 +55,17 @@ static int file_is(const char *path, const char *want)
     return same;
 }
 
+static ccq_code try_stage(ccq_stage **s, const char *out, int overwrite, ccq_error *err)
+{
+    ccq_stage_options o = {.overwrite = overwrite};
+    return ccq_stage_open(s, out, &o, err);
+}
+
 static ccq_stage *open_stage(const char *out, int overwrite)
 {
     ccq_stage *s;
     ccq_error err = {0};
-    ccq_code code = ccq_stage_open(&s, out, overwrite, &err);
+    ccq_code code = try_stage(&s, out, overwrite, &err);
     REQUIRE(code == CCQ_OK, "%s: %s", ccq_code_name(code), err.text);
     return s;
 }
@@ -92,17 +99,26 @@ static void test_commit(void)
           "content");
 }
 
-/* The rename of a shard fails: config.json was not yet in place, and all is taken back. */
+/* The rename of a shard fails: config.json was not yet in place, and nothing is lost. */
 static void test_failed_commit(void)
 {
     ccq_error err = {0};
+    ccq_stage_options again = {.resume = 1};
     ccq_stage *s = open_stage(at("fail"), 0);
     put_all(s);
     mkdir(at("fail/tokenizer.model"), 0777);
-    CHECK(ccq_stage_commit(s, &err) == CCQ_CREATE, "%s", err.text);
+    CHECK(ccq_stage_commit(s, &err) == CCQ_IO, "%s", err.text);
     CHECK(!ccq_path_exists(at("fail/config.json")), "config.json before the last rename");
-    ccq_stage_abandon(s);
-    CHECK(strcmp(list(at("fail")), "tokenizer.model") == 0, "%s", list(at("fail")));
+    ccq_stage_leave(s);
+    rmdir(at("fail/tokenizer.model"));
+    REQUIRE(!ccq_stage_open(&s, at("fail"), &again, &err), "%s", err.text);
+    CHECK(ccq_stage_state(s) == CCQ_STAGE_CONTINUED, "state");
+    CHECK(!ccq_stage_adopt(s, "model.safetensors", 6, &err), "in place: %s", err.text);
+    CHECK(!ccq_stage_put(s, "config.json", "{}", 2, &err), "%s", err.text);
+    CHECK(!ccq_stage_put(s, "tokenizer.model", "12345678", 8, &err), "again: %s", err.text);
+    REQUIRE(!ccq_stage_commit(s, &err), "%s", err.text);
+    CHECK(strcmp(list(at("fail")), "config.json model.safetensors tokenizer.model") == 0, "%s",
+          list(at("fail")));
 }
 
 static void test_abandon(void)
@@ -124,17 +140,17 @@ static void test_refusals(void)
 {
     ccq_stage *s;
     ccq_error err;
-    CHECK(ccq_stage_open(&s, at("no/such/out"), 0, &err) == CCQ_CREATE &&
+    CHECK(try_stage(&s, at("no/such/out"), 0, &err) == CCQ_CREATE &&
               strstr(err.text, "no/such:"),
           "%s", err.text);
     write_file(at("file"), "x");
-    CHECK(ccq_stage_open(&s, at("file"), 1, &err) == CCQ_EXISTS, "%s", err.text);
-    CHECK(ccq_stage_open(&s, at("new"), 0, &err) == CCQ_EXISTS && strstr(err.text, "--overwrite"),
+    CHECK(try_stage(&s, at("file"), 1, &err) == CCQ_EXISTS, "%s", err.text);
+    CHECK(try_stage(&s, at("new"), 0, &err) == CCQ_EXISTS && strstr(err.text, "--overwrite"),
           "%s", err.text);
     CHECK(file_is(at("new/config.json"), "{}"), "touched nothing");
     mkdir(at("home"), 0777);
     write_file(at("home/letter.txt"), "dear");
-    CHECK(ccq_stage_open(&s, at("home"), 1, &err) == CCQ_EXISTS, "not a checkpoint: %s", err.text);
+    CHECK(try_stage(&s, at("home"), 1, &err) == CCQ_EXISTS, "not a checkpoint: %s", err.text);
     CHECK(strcmp(list(at("home")), "letter.txt") == 0, "%s", list(at("home")));
 }
 
@@ -188,11 +204,11 @@ static void test_ranks(void)
     CHECK(file_is(at("ranks/rank1/model.safetensors"), "one"), "content");
 
     write_file(at("ranks/rank1/mine.txt"), "mine");
-    CHECK(ccq_stage_open(&s, out, 1, &err) == CCQ_EXISTS, "a file that is not ours: %s", err.text);
+    CHECK(try_stage(&s, out, 1, &err) == CCQ_EXISTS, "a file that is not ours: %s", err.text);
     CHECK(strcmp(list(at("ranks/rank1")), "mine.txt model.safetensors") == 0, "nothing is gone");
     unlink(at("ranks/rank1/mine.txt"));
     CHECK(!symlink(at("ranks/rank0"), at("ranks/rank2")), "symlink");
-    CHECK(ccq_stage_open(&s, out, 1, &err) == CCQ_EXISTS, "a link: %s", err.text);
+    CHECK(try_stage(&s, out, 1, &err) == CCQ_EXISTS, "a link: %s", err.text);
     unlink(at("ranks/rank2"));
 
     s = open_stage(out, 1);
@@ -206,7 +222,7 @@ static void test_ranks(void)
     CHECK(access(at("ranks2"), F_OK) != 0, "abandoned");
 }
 
-/* A commit that fails half way takes the rank directories back. */
+/* A commit that fails half way, abandoned all the same, takes the rank directories back. */
 static void test_failed_ranks(void)
 {
     ccq_error err = {0};
@@ -214,7 +230,7 @@ static void test_failed_ranks(void)
     put_ranks(s);
     REQUIRE(!mkdir(at("ranks3/rank1"), 0777) && !mkdir(at("ranks3/rank1/model.safetensors"), 0777),
             "mkdir");
-    CHECK(ccq_stage_commit(s, &err) == CCQ_CREATE, "%s", err.text);
+    CHECK(ccq_stage_commit(s, &err) == CCQ_IO, "%s", err.text);
     ccq_stage_abandon(s);
     CHECK(strcmp(list(at("ranks3")), "rank1") == 0, "left: %s", list(at("ranks3")));
 }
@@ -230,7 +246,7 @@ static void test_killed(void)
     }
     waitpid(child, NULL, 0);
     CHECK(strcmp(list(at("killed")), ".ccq") == 0, "%s", list(at("killed")));
-    CHECK(ccq_stage_open(&s, at("killed"), 0, &err) == CCQ_EXISTS && strstr(err.text, "unfinished"),
+    CHECK(try_stage(&s, at("killed"), 0, &err) == CCQ_EXISTS && strstr(err.text, "unfinished"),
           "%s", err.text);
     s = open_stage(at("killed"), 1);
     put_all(s);
@@ -243,7 +259,7 @@ static void test_lock(void)
 {
     ccq_stage *s = open_stage(at("locked"), 0), *other;
     ccq_error err;
-    CHECK(ccq_stage_open(&other, at("locked"), 1, &err) == CCQ_CREATE, "two at once: %s", err.text);
+    CHECK(try_stage(&other, at("locked"), 1, &err) == CCQ_CREATE, "two at once: %s", err.text);
     put_all(s);
     CHECK(!ccq_stage_commit(s, &err), "the first one is not disturbed: %s", err.text);
 }

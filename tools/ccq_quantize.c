@@ -1,11 +1,14 @@
 /* ccq-quantize: a BF16 checkpoint in, a WINT2 checkpoint (or another that
  * FastDeploy or transformers load) out. */
+#include "formats/file.h"
 #include "libccq/memory.h"
+#include "tools/quantize_job.h"
 #include "tools/quantize_report.h"
 
 #include <malloc.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -43,6 +46,7 @@ static const cli_option options[] = {
     {"The job", 0, "dry-run", NULL,
      "print the plan, exact to the byte (-v: each tensor); reads headers only"},
     {NULL, 0, "overwrite", NULL, "replace a checkpoint in OUTPUT"},
+    JOB_OPTIONS,
     {NULL, 0, "shard-size", "SIZE",
      "tensor bytes of a file, such as 512M (10^6) or 4GiB (default 5G; 0: one file)"},
     {NULL, 0, "mem-limit", "SIZE",
@@ -60,9 +64,10 @@ typedef struct settings {
     const char *input, *output, *recipe;
     int dry_run;
     uint64_t mem_limit; /* 0: not given */
+    job_options job;
 } settings;
 
-/* The first signal asks for a clean stop, a second one ends the process. */
+/* The first signal asks for an end between two tensors, a second one ends the process. */
 static atomic_int stop_requested; /* lock-free: threads read it too */
 
 static void on_signal(int number)
@@ -255,7 +260,7 @@ static int take_option(cli *c, settings *s)
         s->quantize.set |= takers[i].bit;
         return takers[i].take(c, s);
     }
-    return -1; /* every option of the table is above */
+    return job_take(c, &s->job, &s->quantize) == 1 ? 0 : -1;
 }
 
 static int take_argument(cli *c, settings *s)
@@ -356,7 +361,25 @@ static int verify(const cli *c, report *r, ccq_verify_result *found)
     return found->findings ? CLI_FAILED : CLI_OK;
 }
 
-static int run_job(const cli *c, report *r, ccq_pool *pool, const ccq_ops *ops)
+static void warn(void *ctx, const char *text)
+{
+    report *r = ctx;
+    report_clear(r);
+    cli_note(r->c, "%s", text);
+}
+
+/* One of several processes has nothing whole to look at. */
+static int look_back(const cli *c, report *r, ccq_verify_result *found)
+{
+    const ccq_quantize_options *o = &r->plan->options;
+    if (o->world <= 1 || o->finalize)
+        return verify(c, r, found);
+    cli_note(c, "rank %d of %d is done; when all are, --finalize puts %s into place", o->rank,
+             o->world, r->output);
+    return CLI_OK;
+}
+
+static int run_job(const cli *c, report *r, ccq_pool *pool, const ccq_ops *ops, const char *check)
 {
     ccq_quantize_result result;
     ccq_error err;
@@ -366,13 +389,18 @@ static int run_job(const cli *c, report *r, ccq_pool *pool, const ccq_ops *ops)
                                     .cancelled = is_stopped,
                                     .progress = report_progress,
                                     .tensor = report_tensor,
+                                    .warn = warn,
                                     .mem_limit = r->mem_limit};
+    if (check)
+        return job_check_tensor(c, r->plan, &run, check);
     catch_signals();
     report_header(r);
     ccq_code code = ccq_quantize_run(r->plan, &run, &result, &err);
     report_clear(r);
     ccq_verify_result found = {0};
-    int status = code ? cli_fail(c, &err) : verify(c, r, &found);
+    int status = code ? cli_fail(c, &err) : look_back(c, r, &found);
+    if (code)
+        job_tell_resume(c, &r->plan->options, r->output, code);
     if (!code) {
         int answered = answer(c, r, &result);
         status = status ? status : answered;
@@ -383,11 +411,17 @@ static int run_job(const cli *c, report *r, ccq_pool *pool, const ccq_ops *ops)
     return status;
 }
 
-/* The recipe under the options; its tensor types before theirs. */
+/* The recipe under the options; its tensor types before theirs. An output that is only
+ * looked at brings its own. */
 static int use_recipe(const cli *c, settings *s)
 {
     ccq_error err = {0};
-    if (s->recipe && ccq_recipe_read(&s->quantize, &s->types, s->recipe, &err))
+    char *own = s->job.check_tensor ? ccq_path_join(s->output, "ccq_recipe.json") : NULL;
+    const char *recipe = s->recipe || !own || !ccq_path_exists(own) ? s->recipe : own;
+    ccq_code code = recipe ? ccq_recipe_read(&s->quantize, &s->types, recipe, &err) : CCQ_OK;
+    s->quantize.look = s->job.check_tensor != NULL;
+    free(own);
+    if (code)
         return cli_fail(c, &err);
     for (size_t i = 0; i < s->given.count; i++)
         if (ccq_text_add(&s->types, "%s", s->given.text[i])) {
@@ -416,6 +450,10 @@ static int quantize(const cli *c, const settings *s)
         status = fail_plan(c, plan, &err);
         goto done;
     }
+    if (s->job.no_symlinks && ccq_plan_no_links(plan, &err)) {
+        status = cli_fail(c, &err);
+        goto done;
+    }
     pool = ccq_pool_new(c->threads);
     if (!pool) {
         cli_error(c, "no thread could be started");
@@ -431,7 +469,7 @@ static int quantize(const cli *c, const settings *s)
     if (s->dry_run)
         status = dry_run(c, &r);
     else if (status == CLI_OK)
-        status = run_job(c, &r, pool, &ops);
+        status = run_job(c, &r, pool, &ops, s->job.check_tensor);
 done:
     ccq_pool_free(pool);
     ccq_plan_free(plan);
@@ -453,8 +491,9 @@ int main(int argc, char **argv)
              "INPUT: a directory with config.json and safetensors, .pdparams or rank directories.\n"
              "OUTPUT: a new directory.",
              options, argc, argv);
+    job_defaults(&s.job);
     if (read_arguments(&c, &s, &status) == CLI_END) {
-        status = use_recipe(&c, &s);
+        status = job_resolve(&c, &s.job, &s.quantize) ? CLI_USAGE : use_recipe(&c, &s);
         if (status == CLI_OK)
             status = quantize(&c, &s);
         status = cli_finish(&c, status);

@@ -1,0 +1,11 @@
+/* CRC-32 of a matrix whose columns come in blocks. */
+#ifndef CCQ_LIBCCQ_CRC_H
+#define CCQ_LIBCCQ_CRC_H
+
+#include <stdint.h>
+
+/* x: [k][nc], columns n0..n0+nc-1 of a bf16 matrix [k][n]. The CRC-32 of the whole matrix,
+ * row after row, is the xor of this over blocks that hold each of its columns once. */
+uint32_t ccq_crc_columns(const uint16_t *x, int64_t k, int64_t n, int64_t n0, int64_t nc);
+
+#endif

@@ -1,0 +1,136 @@
+#include "tools/quantize_job.h"
+
+#include "formats/file.h"
+#include "tools/launcher.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void job_defaults(job_options *j)
+{
+    *j = (job_options){.rank = -1};
+}
+
+static int take_world(cli *c, job_options *j)
+{
+    int64_t n = 0;
+    if (c->value && strcmp(c->value, "auto") == 0) {
+        j->automatic = 1;
+        return 0;
+    }
+    int rc = cli_int(c, 1, 1000000, &n);
+    j->world = (int)n;
+    return rc;
+}
+
+int job_take(cli *c, job_options *j, ccq_quantize_options *o)
+{
+    int64_t n = 0;
+    int rc = 0;
+    if (cli_is(c, "resume")) {
+        o->resume = 1;
+    } else if (cli_is(c, "finalize")) {
+        o->finalize = 1;
+    } else if (cli_is(c, "no-sync")) {
+        o->no_sync = 1;
+    } else if (cli_is(c, "no-symlinks")) {
+        j->no_symlinks = 1;
+    } else if (cli_is(c, "check-tensor")) {
+        j->check_tensor = c->value;
+    } else if (cli_is(c, "world")) {
+        rc = take_world(c, j);
+    } else if (cli_is(c, "rank")) {
+        rc = cli_int(c, 0, 999999, &n);
+        j->rank = (int)n;
+    } else if (cli_is(c, "sync-mib")) {
+        rc = cli_int(c, 1, 1 << 20, &n);
+        o->sync_bytes = (uint64_t)n << 20;
+    } else {
+        return 0;
+    }
+    return rc ? -1 : 1;
+}
+
+static int refuse(const cli *c, const char *text)
+{
+    cli_error(c, "%s", text);
+    return -1;
+}
+
+static int from_launcher(const cli *c, const job_options *j, ccq_quantize_options *o)
+{
+    launcher l;
+    if (j->rank >= 0)
+        return refuse(c, "--rank and --world auto: one of them says which process this is");
+    if (launcher_find(&l, j->world)) {
+        cli_error(c, "--world auto: %s", l.error);
+        return -1;
+    }
+    o->rank = l.rank;
+    o->world = l.world;
+    cli_note(c, "rank %d of %d from %s", l.rank, l.world, l.source);
+    return 0;
+}
+
+int job_resolve(const cli *c, const job_options *j, ccq_quantize_options *o)
+{
+    if (o->finalize && (j->rank >= 0 || j->automatic))
+        return refuse(c, "--finalize is for one process, after all ranks: no --rank with it");
+    if (o->finalize && (o->resume || o->overwrite))
+        return refuse(c, "--finalize goes on with what is there: no --resume or --overwrite");
+    if (j->check_tensor && (o->resume || o->finalize || j->automatic || j->world || j->rank >= 0))
+        return refuse(c, "--check-tensor looks at a finished output: no option of a job with it");
+    if (j->automatic)
+        return from_launcher(c, j, o);
+    o->world = j->world ? j->world : 1;
+    o->rank = j->rank >= 0 ? j->rank : 0;
+    if (j->rank >= 0 && !j->world)
+        return refuse(c, "--rank without --world");
+    if (j->world > 1 && j->rank < 0 && !o->finalize)
+        return refuse(c, "--world without --rank: which process is this? (or --world auto)");
+    if (o->rank < o->world)
+        return 0;
+    cli_error(c, "--rank %d: of %d processes they are 0 .. %d", o->rank, o->world, o->world - 1);
+    return -1;
+}
+
+/* ---- Going on --------------------------------------------------------------------- */
+
+/* A word as a shell reads it; control bytes are shown, not sent. */
+static void print_word(const char *word)
+{
+    char shown[1100];
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                "-_=+,./:@%";
+    if (*word && !word[strspn(word, plain)]) {
+        fprintf(stderr, " %s", word);
+        return;
+    }
+    fputs(" '", stderr);
+    for (const char *p = word; *p; p++)
+        if (*p == '\'')
+            fputs("'\\''", stderr);
+        else if (*p == '"' || *p == '\\')
+            fputc(*p, stderr);
+        else
+            fputs(ccq_escape(shown, sizeof shown, p, 1), stderr);
+    fputc('\'', stderr);
+}
+
+void job_tell_resume(const cli *c, const ccq_quantize_options *o, const char *output,
+                     ccq_code code)
+{
+    char *work = ccq_path_join(output, ".ccq");
+    int there = work && ccq_path_exists(work);
+    free(work);
+    if (o->finalize || !there ||
+        (code != CCQ_INTERRUPTED && code != CCQ_IO && code != CCQ_NO_SPACE))
+        return;
+    fprintf(stderr, "%s: go on with:", c->tool);
+    for (int i = 0; i < c->argc; i++) {
+        print_word(c->argv[i]);
+        if (i == 0 && !o->resume)
+            fputs(" --resume", stderr);
+    }
+    fputc('\n', stderr);
+}
