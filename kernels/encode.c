@@ -1,7 +1,5 @@
-#include "kernels/encode.h"
+#include "kernels/chosen.h"
 
-
-#include <math.h>
 #include <string.h>
 
 enum { BLOCKS = CCQ_GROUP / CCQ_WINDOWS, MAX_TRIALS = 15 };
@@ -25,19 +23,11 @@ typedef struct work {
     trial now, best;
 } work;
 
-/* A panel of columns and what was chosen for each. A column that is not encoded
- * (zero, tiny or padding) keeps zero bytes on the first line at s = 1. */
+/* The panel at work. */
 typedef struct panel {
-    const ccq_panel_ops *ops;
+    ccq_chosen chosen;
     const float *w; /* [k][16] */
-    int64_t k;
-    int order;
-    int encoded[CCQ_PANEL], e[CCQ_PANEL];      /* e: the exponent of the column's amax */
-    float scale[CCQ_PANEL], s[CCQ_PANEL];      /* 2^-e; the super scale of the scaled column */
-    const ccq_book *book[CCQ_PANEL];
     float *x;       /* columns scaled and in stored order, k apart */
-    uint8_t *bytes; /* k/4 apart */
-    uint8_t *local; /* k/64 apart */
 } panel;
 
 /* A group at l0 +- width. */
@@ -60,18 +50,18 @@ static void carve(panel *t, work *x, const ccq_ops *ops, int64_t k, void *scratc
 
     memset(t, 0, sizeof *t);
     memset(x, 0, sizeof *x);
-    t->ops = &ops->panel;
-    t->k = x->k = k;
+    t->chosen.ops = &ops->panel;
+    t->chosen.k = x->k = k;
     x->ops = ops;
     x->groups = k / CCQ_GROUP;
     t->x = (float *)scratch + CCQ_PANEL * k;
     x->rms = t->x + CCQ_PANEL * k;
     x->u = (int16_t *)(void *)(x->rms + x->groups);
-    t->bytes = (uint8_t *)(x->u + k);
-    x->now.bytes = t->bytes + CCQ_PANEL * codes;
+    t->chosen.bytes = (uint8_t *)(x->u + k);
+    x->now.bytes = t->chosen.bytes + CCQ_PANEL * codes;
     x->best.bytes = x->now.bytes + codes;
-    t->local = x->best.bytes + codes;
-    x->now.local = t->local + CCQ_PANEL * x->groups;
+    t->chosen.local = x->best.bytes + codes;
+    x->now.local = t->chosen.local + CCQ_PANEL * x->groups;
     x->best.local = x->now.local + x->groups;
 }
 
@@ -164,51 +154,17 @@ static void choose(work *x, const ccq_encoder *enc, int effort)
         try_scale(x, &enc->book[i], s, 2);
 }
 
-/* rho^(eighths/8), from square roots alone. */
-static double power(double rho, int eighths)
-{
-    double h = sqrt(rho), q = sqrt(h), e = sqrt(q), p = 1.0;
-
-    if (eighths >= 8)
-        return rho;
-    p *= eighths & 4 ? h : 1.0;
-    p *= eighths & 2 ? q : 1.0;
-    p *= eighths & 1 ? e : 1.0;
-    return p;
-}
-
 /* ---- A panel ------------------------------------------------------------- */
 
-/* Columns to scale and encode: 2^-e is a float for e >= -127. Below, s < 2^-5 leaves
- * a super scale far under 2^-110, and the column becomes zeros whatever its codes. */
-static void scale_columns(panel *t, const ccq_encoder *enc, int count)
+static void encode_columns(panel *p, work *x, const ccq_encoder *enc, int effort)
 {
-    float amax[CCQ_PANEL];
+    ccq_chosen *t = &p->chosen;
 
-    t->ops->amax(t->w, t->k, amax);
     for (int c = 0; c < CCQ_PANEL; c++) {
-        t->e[c] = amax[c] > 0.0f ? ilogbf(amax[c]) : 0;
-        t->encoded[c] = c < count && amax[c] > 0.0f && t->e[c] >= -127;
-        t->scale[c] = t->encoded[c] ? ldexpf(1.0f, -t->e[c]) : 1.0f;
-        t->book[c] = &enc->book[0];
-        t->s[c] = 1.0f;
-    }
-    t->ops->gather(t->w, t->k, t->order, t->scale, t->x);
-}
-
-static void clear_codes(panel *t, int c)
-{
-    memset(t->bytes + c * (t->k / CCQ_WINDOWS), 0, (size_t)t->k / CCQ_WINDOWS);
-    memset(t->local + c * (t->k / CCQ_GROUP), 0, (size_t)t->k / CCQ_GROUP);
-}
-
-static void encode_columns(panel *t, work *x, const ccq_encoder *enc, int effort)
-{
-    for (int c = 0; c < CCQ_PANEL; c++) {
-        clear_codes(t, c);
+        ccq_chosen_clear(t, c);
         if (!t->encoded[c])
             continue;
-        x->x = t->x + c * t->k;
+        x->x = p->x + c * t->k;
         x->best.book = NULL;
         choose(x, enc, effort);
         t->book[c] = x->best.book;
@@ -218,88 +174,20 @@ static void encode_columns(panel *t, work *x, const ccq_encoder *enc, int effort
     }
 }
 
-static void load_lines(const panel *t, ccq_coded_group *to)
-{
-    for (int i = 0; i < CCQ_GROUP; i++)
-        to->row[i] = ccq_stored_to_logical(i, t->order);
-    for (int c = 0; c < CCQ_PANEL; c++) {
-        to->cs[c] = t->book[c]->cs;
-        to->zp[c] = t->book[c]->zp;
-    }
-}
-
-/* Group g at super scales s. */
-static void load_group(const panel *t, int64_t g, const float s[CCQ_PANEL], ccq_coded_group *to)
-{
-    t->ops->turn(t->bytes + g * BLOCKS, t->k / CCQ_WINDOWS, to->bytes);
-    for (int c = 0; c < CCQ_PANEL; c++)
-        to->scale[c] = ccq_group_scale(t->local[c * (t->k / CCQ_GROUP) + g], s[c], CCQ_ROUND_FUSED);
-}
-
-/* Least squares shrinks a column; this gives part of it back. */
-static void apply_gain(panel *t, int gain)
+static void apply_gain(panel *p, int gain)
 {
     ccq_panel_sums sums = {{0}, {0}, {0}, {0}};
+    ccq_chosen *t = &p->chosen;
     ccq_coded_group group;
 
     if (gain <= 0)
         return;
-    load_lines(t, &group);
+    ccq_chosen_lines(t, &group);
     for (int64_t g = 0; g < t->k / CCQ_GROUP; g++) {
-        load_group(t, g, t->s, &group);
-        t->ops->products(&group, t->w + g * CCQ_GROUP * CCQ_PANEL, t->scale, &sums);
+        ccq_chosen_group(t, g, t->s, &group);
+        t->ops->products(&group, p->w + g * CCQ_GROUP * CCQ_PANEL, t->scale, &sums);
     }
-    for (int c = 0; c < CCQ_PANEL; c++) {
-        double rho;
-        if (!t->encoded[c] || !(sums.wv[c] > 0.0)) /* l = 0 everywhere comes here too */
-            continue;
-        rho = sums.ww[c] / sums.wv[c];
-        rho = rho < 1.0 ? 1.0 : rho > 2.0 ? 2.0 : rho;
-        t->s[c] = ccq_bf16_to_f32(ccq_f64_to_bf16((double)t->s[c] * power(rho, gain)));
-    }
-}
-
-/* 480 = 32 * 15: the largest value times the largest local scale. */
-static int too_large(float super)
-{
-    return !(480.0 * fabs((double)super) < 0x1.fep127);
-}
-
-/* The scale of the column as it came, and what it means; s becomes that scale. */
-static void finish_column(panel *t, const ccq_encoder *enc, int c, ccq_column *out)
-{
-    float super = t->encoded[c] ? ldexpf(t->s[c], t->e[c]) : 0.0f;
-
-    out->status = too_large(super) ? CCQ_COLUMN_HUGE : CCQ_COLUMN_OK;
-    if (super < 0x1p-110f) {
-        super = 1.0f;
-        t->book[c] = &enc->book[0];
-        clear_codes(t, c);
-        out->status = CCQ_COLUMN_ZERO;
-    }
-    t->s[c] = super; /* exact in bf16, or too large */
-    out->super = ccq_f32_to_bf16(super);
-    out->code_scale = t->book[c]->cs;
-    out->code_zp = t->book[c]->zp;
-    memcpy(out->bytes, t->bytes + c * (t->k / CCQ_WINDOWS), (size_t)t->k / CCQ_WINDOWS);
-    memcpy(out->local, t->local + c * (t->k / CCQ_GROUP), (size_t)t->k / CCQ_GROUP);
-}
-
-static void measure(const panel *t, int count, ccq_column *out)
-{
-    ccq_panel_sums sums = {{0}, {0}, {0}, {0}};
-    ccq_coded_group group;
-
-    load_lines(t, &group);
-    for (int64_t g = 0; g < t->k / CCQ_GROUP; g++) {
-        load_group(t, g, t->s, &group);
-        t->ops->errors(&group, t->w + g * CCQ_GROUP * CCQ_PANEL, &sums);
-    }
-    for (int c = 0; c < count; c++) {
-        out[c].error = sums.error[c];
-        out[c].energy = sums.ww[c];
-        out[c].max_error = sums.max_error[c];
-    }
+    ccq_chosen_gain(t, gain, sums.ww, sums.wv);
 }
 
 void ccq_encode_panel(const ccq_ops *ops, const ccq_encoder *enc, const ccq_encode_params *p,
@@ -310,14 +198,15 @@ void ccq_encode_panel(const ccq_ops *ops, const ccq_encoder *enc, const ccq_enco
 
     carve(&t, &x, ops, k, scratch);
     t.w = w;
-    t.order = p->order;
-    scale_columns(&t, enc, count);
+    t.chosen.order = p->order;
+    ccq_chosen_scale(&t.chosen, enc, w, count);
+    ops->panel.gather(w, k, p->order, t.chosen.scale, t.x);
     encode_columns(&t, &x, enc, p->effort);
     apply_gain(&t, p->gain);
     for (int c = 0; c < CCQ_PANEL; c++)
         if (c < count)
-            finish_column(&t, enc, c, &out[c]);
-    measure(&t, count, out);
+            ccq_chosen_finish(&t.chosen, enc, c, &out[c]);
+    ccq_chosen_measure(&t.chosen, w, count, out);
 }
 
 void ccq_encode_column(const ccq_ops *ops, const ccq_encoder *enc, const ccq_encode_params *p,

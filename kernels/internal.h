@@ -30,6 +30,16 @@ void ccq_panel_init_c(ccq_panel_ops *ops);
 void ccq_panel_init_avx2(ccq_panel_ops *ops);
 void ccq_panel_init_avx512(ccq_panel_ops *ops);
 
+void ccq_feedback_init_c(ccq_feedback_ops *ops);
+void ccq_feedback_init_avx2(ccq_feedback_ops *ops);
+void ccq_feedback_init_avx512(ccq_feedback_ops *ops);
+
+/* wint8, wint4: 64 rows of integers from a multiple of 64 to the runs of their columns. */
+void ccq_place_group(const ccq_panel_ops *ops, int bits, const int8_t *q, int64_t k, int64_t row,
+                     int64_t n0, int count, uint8_t *stored);
+/* CCQ_COLUMN_* of a stored scale. */
+int ccq_integer_status(float bound, float scale);
+
 /* Replaces the slots that AVX2 + FMA + F16C serves, and the name. Call it only
  * where the processor has all three. */
 void ccq_ops_init_avx2(ccq_ops *ops);

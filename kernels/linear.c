@@ -1,4 +1,5 @@
 #include "kernels/encode.h"
+#include "kernels/internal.h"
 #include "kernels/tile.h"
 
 #include <math.h>
@@ -100,9 +101,8 @@ static float divisors(int rule, float bound, const float amax[CCQ_PANEL], const 
     return rule == CCQ_RULE_CPU ? 1.0f : bound;
 }
 
-/* 64 rows of integers to the runs of their columns. */
-static void place_group(const ccq_panel_ops *ops, int bits, const int8_t *q, int64_t k, int64_t row,
-                        int64_t n0, int count, uint8_t *stored)
+void ccq_place_group(const ccq_panel_ops *ops, int bits, const int8_t *q, int64_t k, int64_t row,
+                     int64_t n0, int count, uint8_t *stored)
 {
     uint8_t turned[CCQ_GROUP / 16][16][CCQ_PANEL];
     int8_t column[CCQ_GROUP];
@@ -117,7 +117,7 @@ static void place_group(const ccq_panel_ops *ops, int bits, const int8_t *q, int
     }
 }
 
-static int status_of(float bound, float scale)
+int ccq_integer_status(float bound, float scale)
 {
     float most = ccq_round_bf16(bound * scale);
 
@@ -136,13 +136,13 @@ void ccq_weight_only_panel(const ccq_ops *ops, int bits, int rule, const float *
     for (int c = 0; c < CCQ_PANEL; c++) {
         out->scale[c] = ccq_f32_to_bf16(amax[c] / bound);
         scale[c] = ccq_bf16_to_f32(out->scale[c]);
-        out->status[c] = status_of(bound, scale[c]);
+        out->status[c] = ccq_integer_status(bound, scale[c]);
     }
     factor = divisors(rule, bound, amax, scale, by);
     for (int64_t row = 0; row < k; row += CCQ_GROUP, w += CCQ_GROUP * CCQ_PANEL) {
         ops->panel.integers(w, CCQ_GROUP, by, factor, bound, q);
         ops->panel.integer_errors(w, q, CCQ_GROUP, scale, &sums);
-        place_group(&ops->panel, bits, q, k, row, n0, count, stored);
+        ccq_place_group(&ops->panel, bits, q, k, row, n0, count, stored);
     }
     memcpy(out->error, sums.error, sizeof sums.error);
     memcpy(out->energy, sums.ww, sizeof sums.ww);

@@ -6,6 +6,7 @@ void ccq_ops_init(ccq_ops *ops, unsigned allowed)
 
     ops->name = "c";
     ccq_panel_init_c(&ops->panel);
+    ccq_feedback_init_c(&ops->feedback);
     ops->search = ccq_search_c;
     ops->widen = ccq_widen_c;
     ops->round = ccq_round_c;
@@ -22,5 +23,5 @@ void ccq_ops_init(ccq_ops *ops, unsigned allowed)
     if (isa & CCQ_ISA_AVX512)
         ccq_ops_init_avx512(ops);
 #endif
-    (void)isa;
+    ccq_dense_init(&ops->dense, isa);
 }

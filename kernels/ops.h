@@ -12,6 +12,8 @@
 #define CCQ_KERNELS_OPS_H
 
 #include "kernels/code.h"
+#include "kernels/dense.h"
+#include "kernels/feedback_ops.h"
 #include "kernels/panel.h"
 
 #include <stddef.h>
@@ -67,6 +69,8 @@ typedef struct ccq_book {
 typedef struct ccq_ops {
     const char *name; /* "c", "avx2", ... the best instruction set in it */
     ccq_panel_ops panel; /* the encoder's passes besides the search */
+    ccq_feedback_ops feedback; /* encoding with feedback */
+    ccq_dense_ops dense; /* linear algebra of calibration */
 
     /* One 64-row group at one scale (docs/design.md, "The search"). u: the 64
      * weights over the scale in 1/16 units, stored order. For each local scale

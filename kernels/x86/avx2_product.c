@@ -59,6 +59,7 @@ void ccq_ops_init_avx2(ccq_ops *ops)
 {
     ops->name = "avx2";
     ccq_panel_init_avx2(&ops->panel);
+    ccq_feedback_init_avx2(&ops->feedback);
     ops->search = ccq_search_avx2;
     ops->widen = ccq_widen_avx2;
     ops->round = ccq_round_avx2;

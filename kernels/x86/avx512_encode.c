@@ -128,6 +128,7 @@ void ccq_ops_init_avx512(ccq_ops *ops)
 {
     ops->name = "avx512";
     ccq_panel_init_avx512(&ops->panel);
+    ccq_feedback_init_avx512(&ops->feedback);
     ops->search = ccq_search_avx512;
     ops->widen = ccq_widen_avx512;
     ops->round = ccq_round_avx512;
