@@ -39,7 +39,7 @@ typedef struct step {
 
 /* Whose figures those are did not fix the draw of H, which moves all rows of H1 by 0.3 dB
  * and of H4 by 1 dB alike; these draws come near theirs in the two rows without feedback. */
-static const uint64_t draw[KINDS] = {1001, 1001, 1004, 1001, 1004};
+static const uint64_t draw[KINDS] = {1001, 1001, 1004, 1001, 1008};
 
 static const step steps[ROWS] = {
     {"plain nearest", 0, 0, {9.88, 9.96, 9.78, 9.87, 9.61}, {0.1, 0.0, 0.0, 0.0, 0.0}},
@@ -133,6 +133,7 @@ static void prepare(bench *b, const options *o, int kind)
 
 static int run_kind(bench *b, const options *o, int kind)
 {
+    double base = 0.0; /* the diagonal row: what is over it depends little on the draw */
     int missed = 0;
 
     prepare(b, o, kind);
@@ -140,14 +141,19 @@ static int run_kind(bench *b, const options *o, int kind)
         const step *s = &steps[row];
         double rate, db = measure(b, o, row, &rate);
         int met = !(s->within[kind] > 0.0) || fabs(db - s->want[kind]) <= s->within[kind];
+        double other = s->want[kind] - (row < ROWS - 1 ? steps[DIAGONAL].want[kind] : 0.0);
+        base = row == DIAGONAL ? db : base;
         missed += !met;
         if (o->json)
             printf("{\"h\":%d,\"step\":\"%s\",\"db\":%.3f,\"want_db\":%.2f,\"within_db\":%.1f,"
-                   "\"met\":%s,\"mw_per_s\":%.3f}\n", kind, s->name, db, s->want[kind],
-                   s->within[kind], met ? "true" : "false", rate);
+                   "\"over_diagonal_db\":%.3f,\"met\":%s,\"mw_per_s\":%.3f}\n", kind, s->name, db,
+                   s->want[kind], s->within[kind], db - base, met ? "true" : "false", rate);
+        else if (row <= DIAGONAL)
+            printf("H%d  %-24s %6.2f %6.2f +-%.1f %4s %21s %8.2f\n", kind, s->name, db,
+                   s->want[kind], s->within[kind], met ? "" : "MISS", "", rate);
         else
-            printf("H%d  %-24s %8.2f %8.2f +-%.1f %-4s %8.2f\n", kind, s->name, db, s->want[kind],
-                   s->within[kind], met ? "" : "MISS", rate);
+            printf("H%d  %-24s %6.2f %6.2f +-%.1f %4s %10.2f %10.2f %8.2f\n", kind, s->name, db,
+                   s->want[kind], s->within[kind], met ? "" : "MISS", db - base, other, rate);
         fflush(stdout);
     }
     return missed;
@@ -251,7 +257,8 @@ int main(int argc, char **argv)
     for (int c = 0; c < CCQ_PANEL; c++)
         b.column[c] = (ccq_column){.bytes = b.bytes[c], .local = b.local[c]};
     if (!o.json)
-        printf("H   step                           dB     want               Mw/s\n");
+        printf("H   step                         dB   want within      over diag.       want"
+               "     Mw/s\n");
     for (int kind = 0; kind < KINDS && !o.speed; kind++)
         if (o.only < 0 || o.only == kind)
             missed += run_kind(&b, &o, kind);
