@@ -36,7 +36,8 @@ static void carve(work *x, int64_t k, void *scratch)
     }
 }
 
-void ccq_feedback_times_h(const work *t, int n, const float *const x[], float *const out[])
+/* out[i] = H x[i] for n panels: a tile serves them all while it is in the cache. */
+static void times_h(const work *t, int n, const float *const x[], float *const out[])
 {
     for (int i = 0; i < n; i++)
         memset(out[i], 0, (size_t)(t->k * ROW) * sizeof *out[i]);
@@ -159,6 +160,26 @@ static void choose_lines(work *t, int entries)
 
 /* ---- The panel ----------------------------------------------------------- */
 
+/* H times the target, what is left of it, and the original where that is another. */
+static void multiply_all(work *t, const float *target, const float *original)
+{
+    const float *x[3] = {t->w, t->q};
+    float *out[3] = {t->hw, t->r};
+
+    if (original == target) {
+        t->original = t->w;
+        t->hx = t->hw;
+    } else {
+        scale_panel(t, original, t->original);
+        x[2] = t->original;
+        out[2] = t->hx;
+    }
+    ccq_feedback_decode(t);
+    for (int64_t i = 0; i < t->k * ROW; i++)
+        t->q[i] = t->w[i] - t->q[i];
+    times_h(t, original == target ? 2 : 3, x, out);
+}
+
 static void write_codes(work *t)
 {
     for (int c = 0; c < CCQ_PANEL; c++) {
@@ -183,13 +204,11 @@ static void decode_as_served(work *t)
 }
 
 /* w H w' of the original and its product with what is decoded decide the gain. */
-static void apply_gain(work *t, int gain, const float *original, double plain[CCQ_PANEL])
+static void apply_gain(work *t, int gain, double plain[CCQ_PANEL])
 {
     double wv[CCQ_PANEL] = {0};
 
     memset(plain, 0, CCQ_PANEL * sizeof *plain);
-    scale_panel(t, original, t->original);
-    ccq_feedback_times_h(t, 1, (const float *[]){t->original}, (float *[]){t->hx});
     t->ops->feedback.dot(t->original, t->hx, t->k, plain);
     if (gain <= 0)
         return;
@@ -206,7 +225,7 @@ static void final_losses(work *t, const double plain[CCQ_PANEL], ccq_feedback_fi
     decode_as_served(t);
     for (int64_t i = 0; i < t->k * ROW; i++)
         t->q[i] = t->w[i] - t->q[i];
-    ccq_feedback_times_h(t, 1, (const float *[]){t->q}, (float *[]){t->r});
+    times_h(t, 1, (const float *[]){t->q}, (float *[]){t->r});
     t->ops->feedback.dot(t->q, t->r, t->k, loss);
     for (int c = 0; c < CCQ_PANEL; c++) {
         int e = t->m->exponent + 2 * t->chosen.e[c];
@@ -232,10 +251,11 @@ void ccq_feedback_panel(const ccq_ops *ops, const ccq_encoder *enc, const ccq_me
     super_scales(&t, entries);
     encode_lines(&t, entries, p->leave & CCQ_FEEDBACK_FROZEN ? 0 : 3);
     choose_lines(&t, entries);
+    multiply_all(&t, target, original);
     if (!(p->leave & CCQ_FEEDBACK_NO_PASSES))
         ccq_feedback_descend(&t, p->passes, !(p->leave & CCQ_FEEDBACK_NO_JOINT));
     write_codes(&t);
-    apply_gain(&t, p->gain, original, plain);
+    apply_gain(&t, p->gain, plain);
     if (figures)
         final_losses(&t, plain, figures);
     for (int c = 0; c < count; c++)

@@ -8,7 +8,7 @@ enum { PASSES = 4 };
 
 typedef ccq_feedback_work work;
 
-static void decode(work *t)
+void ccq_feedback_decode(work *t)
 {
     for (int64_t i = 0; i < t->k; i++)
         for (int c = 0; c < CCQ_PANEL; c++)
@@ -20,7 +20,7 @@ static void losses(work *t, double loss[CCQ_PANEL])
 {
     float e[TILE];
 
-    decode(t);
+    ccq_feedback_decode(t);
     memset(loss, 0, CCQ_PANEL * sizeof *loss);
     for (int64_t g = 0; g < t->groups; g++) {
         for (int i = 0; i < TILE; i++)
@@ -90,10 +90,6 @@ void ccq_feedback_descend(work *t, int passes, int joint)
     int active[CCQ_PANEL], any = 0;
 
     passes = passes ? passes : PASSES;
-    decode(t);
-    for (int64_t i = 0; i < t->k * ROW; i++)
-        t->q[i] = t->w[i] - t->q[i];
-    ccq_feedback_times_h(t, 2, (const float *[]){t->w, t->q}, (float *[]){t->hw, t->r});
     losses(t, before);
     for (int c = 0; c < CCQ_PANEL; c++)
         any |= active[c] = t->chosen.encoded[c];

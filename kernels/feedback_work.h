@@ -27,14 +27,13 @@ typedef struct ccq_feedback_work {
     int entry[CCQ_PANEL];      /* the line of each column */
     float cs[CCQ_PANEL], zp[CCQ_PANEL];
     float *c, *q, *r, *hw;     /* values, decoded weights, H e, H w: in the place of e[0..3] */
-    float *original, *hx;      /* e[4], e[5]: the weights, H times them */
+    float *original, *hx;      /* e[4], e[5], or w and hw: the weights, H times them */
     float *byte, *l;           /* [k/4], [k/64] rows */
 } ccq_feedback_work;
 
-/* out[i] = H x[i] for n panels: a tile serves them all while it is in the cache. */
-void ccq_feedback_times_h(const ccq_feedback_work *t, int n, const float *const x[],
-                          float *const out[]);
-/* Coordinate descent of codes and scales; 0 passes: the default. */
+/* q = the weights that the codes stand for, without roundings. */
+void ccq_feedback_decode(ccq_feedback_work *t);
+/* Coordinate descent of codes and scales, r and hw given; 0 passes: the default. */
 void ccq_feedback_descend(ccq_feedback_work *t, int passes, int joint);
 
 #endif
