@@ -243,18 +243,21 @@ static ccq_code lock_commit(ccq_stage *s, ccq_error *err)
 static void remove_work(const ccq_stage *s)
 {
     char **names = NULL;
-    size_t count = 0;
+    size_t count = 0, left = 0;
     if (ccq_dir_list(s->work, &names, &count, NULL))
         return;
     for (size_t i = 0; i < count; i++) {
         char *path = strcmp(names[i], "commit") ? ccq_stage_path(s, names[i]) : NULL;
         if (path)
             ccq_remove_tree(path, NULL);
+        left += !path ? strcmp(names[i], "commit") != 0 : ccq_path_exists(path);
         free(path);
     }
     ccq_names_free(names, count);
-    remove_named(s, "commit");
-    rmdir(s->work);
+    if (!left) {
+        remove_named(s, "commit");
+        rmdir(s->work);
+    }
 }
 
 ccq_code ccq_stage_commit(ccq_stage *s, ccq_error *err)

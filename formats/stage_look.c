@@ -68,13 +68,13 @@ static ccq_code check_without(const char *out, const ccq_stage_options *o, ccq_f
     return ccq_old_check(out, o->overwrite, 0, err);
 }
 
-/* Everything is in place, and .ccq was being removed. */
+/* Everything is in place, and .ccq was being removed: config.json comes after the marker,
+ * and the marker goes last. */
 static int is_finished(const char *out, const char *work, int overwrite)
 {
     char **names = NULL;
-    size_t count = 0, foreign;
-    if (!ccq_is_there(out, "config.json") || count_journals(work, 1, &foreign) ||
-        ccq_dir_list(work, &names, &count, NULL))
+    size_t count = 0;
+    if (!ccq_is_there(out, "config.json") || ccq_dir_list(work, &names, &count, NULL))
         return 0;
     ccq_names_free(names, count);
     return ccq_is_there(work, "commit") || (!count && !overwrite);

@@ -199,28 +199,35 @@ static ccq_code settle(ccq_ledger *l, size_t tensor, ccq_error *err)
     return CCQ_OK;
 }
 
+/* The header once more, and the length, of a shard whose tensors are all there. */
+static ccq_code repair(ccq_ledger *l, ccq_ledger_shard *s, const void *header, uint64_t size,
+                       ccq_error *err)
+{
+    ccq_out *out = NULL;
+    ccq_code code = ccq_stage_shard(l->stage, s->name, s->bytes, s->have, &out, err);
+    if (!code && (code = ccq_out_write(out, 0, header, size, err)))
+        ccq_out_drop(out);
+    else if (!code)
+        code = ccq_out_close(out, err);
+    return code;
+}
+
 /* A shard that was finished before: its header too. */
 static ccq_code settle_shard(ccq_ledger *l, ccq_ledger_shard *s, ccq_error *err)
 {
-    if (s->left || !ccq_ledger_mine(l, s))
-        return CCQ_OK;
     uint64_t size = 0;
     const void *header = ccq_layout_header(l->plan->layout, s->number, &size);
-    ccq_out *out = NULL;
-    ccq_code code = CCQ_OK;
+    if (s->left || !ccq_ledger_mine(l, s))
+        return CCQ_OK;
     void *found = malloc((size_t)size);
-    if (!found)
-        return ccq_ledger_no_memory(err);
-    if (ccq_stage_read(l->stage, s->name, 0, found, size, NULL) ||
-        memcmp(found, header, (size_t)size) != 0) {
-        code = ccq_stage_shard(l->stage, s->name, s->bytes, s->have, &out, err);
-        if (!code && (code = ccq_out_write(out, 0, header, size, err)))
-            ccq_out_drop(out);
-        else if (!code)
-            code = ccq_out_close(out, err);
-    } else {
+    ccq_code code = found ? ccq_stage_read(l->stage, s->name, 0, found, size, err)
+                          : ccq_ledger_no_memory(err);
+    if (!code && memcmp(found, header, (size_t)size) != 0)
+        code = CCQ_CHANGED;
+    if (!code)
         code = ccq_stage_adopt(l->stage, s->name, s->bytes, err);
-    }
+    if (code == CCQ_CHANGED)
+        code = repair(l, s, header, size, err);
     free(found);
     s->adopted = !code;
     if (!code && l->plan->options.world > 1)

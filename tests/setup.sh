@@ -37,6 +37,7 @@ ccq_missing_ci() {
   command -v gcc >/dev/null 2>&1 || printf ' gcc'
   command -v clang >/dev/null 2>&1 || printf ' clang'
   command -v mandoc >/dev/null 2>&1 || printf ' mandoc'
+  command -v mpirun >/dev/null 2>&1 || printf ' openmpi-bin'
 }
 
 ccq_apt_install() {
