@@ -86,7 +86,17 @@ static ccq_code set_digest(ccq_calibration *c, const ccq_arch *arch, ccq_error *
     c->digest = (uint32_t)crc32_z(0, (const Bytef *)ids,
                                   (size_t)(c->windows * c->window) * sizeof *ids);
     free(ids);
-    return CCQ_OK;
+    return ccq_calibration_check(c, err);
+}
+
+ccq_code ccq_calibration_check(const ccq_calibration *c, ccq_error *err)
+{
+    if (!c->is_wanted || c->digest == c->wanted)
+        return CCQ_OK;
+    return ccq_fail(err, CCQ_CHANGED,
+                    "calibration: not what the recipe was made with: CRC-32 %08lx, and %08lx is "
+                    "wanted",
+                    (unsigned long)c->digest, (unsigned long)c->wanted);
 }
 
 ccq_code ccq_calibration_resolve(ccq_quantize_options *o, const ccq_source *src, ccq_error *err)
@@ -100,7 +110,8 @@ ccq_code ccq_calibration_resolve(ccq_quantize_options *o, const ccq_source *src,
         return code;
     if (c->kind == CCQ_CALIBRATE_STATS)
         return CCQ_OK;
-    if (c->tokens < 0 || c->tokens > INT32_MAX || c->count > INT32_MAX || c->window < 2 || c->valid < 0 || c->valid > a->vocab)
+    if (c->tokens < 0 || c->tokens > INT32_MAX || c->count > INT32_MAX || c->window < 2 ||
+        c->valid < 0 || c->valid > a->vocab)
         return ccq_fail(err, CCQ_USAGE, "calibration: tokens, window or vocabulary out of range");
     if (!c->tokens)
         c->tokens = usual_tokens(a);

@@ -11,14 +11,27 @@
 /* Fills in tokens, window, windows and digest, and checks the rest against the scheme and
  * the model. */
 ccq_code ccq_calibration_resolve(ccq_quantize_options *o, const ccq_source *src, ccq_error *err);
+/* CHANGED: a recipe wants another digest. */
+ccq_code ccq_calibration_check(const ccq_calibration *c, ccq_error *err);
 /* The ids of all windows, one after another; the caller frees them. NULL: out of memory. */
 int32_t *ccq_calibration_ids(const ccq_calibration *c, const ccq_arch *arch);
 
 /* ---- calibrate.c ----------------------------------------------------------------- */
 
-/* All tensors of the plan, by put as ccq_copy_tensor. result: outcomes, and the experts
- * without statistics. */
-ccq_code ccq_calibrate(ccq_engine *engine, ccq_put put, void *ctx, ccq_quantize_result *result,
+/* Where tensors go, and what of them an earlier run has finished. All take ctx. */
+typedef struct ccq_calib_sink {
+    ccq_put put;
+    /* CRC-32 of the bf16 values that an action is made from, before its last put. */
+    void (*made_from)(void *ctx, const ccq_action *a, uint32_t crc);
+    int (*done)(void *ctx, size_t tensor);
+    ccq_code (*read)(void *ctx, size_t tensor, void *dst, uint64_t size, ccq_error *err);
+    int (*stopping)(void *ctx); /* 1: no tensor is to be begun any more */
+    void *ctx;
+} ccq_calib_sink;
+
+/* All tensors of the plan; what is finished is read back in place of being encoded.
+ * result: outcomes, what each layer was like, and what was without statistics. */
+ccq_code ccq_calibrate(ccq_engine *engine, const ccq_calib_sink *sink, ccq_quantize_result *result,
                        ccq_error *err);
 /* Bytes of memory that takes; *least: the smallest limit it can keep. */
 uint64_t ccq_calibrate_memory(const ccq_plan *plan, int threads, uint64_t limit, uint64_t *least);

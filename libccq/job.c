@@ -124,9 +124,45 @@ static ccq_code compare(ccq_job *j, ccq_error *err)
     return ccq_ledger_moved(j->ledger) ? ccq_job_compare(j, err) : CCQ_OK;
 }
 
+/* ---- What calibration asks of the job ------------------------------------------------- */
+
+static ccq_code sink_put(void *ctx, size_t tensor, uint64_t offset, const void *data,
+                         uint64_t size, int last, ccq_error *err)
+{
+    ccq_job *j = ctx;
+    return j->put(j->put_ctx, tensor, offset, data, size, last, err);
+}
+
+static void sink_made_from(void *ctx, const ccq_action *a, uint32_t crc)
+{
+    ccq_ledger_made_from(((ccq_job *)ctx)->ledger, a, 0, crc);
+}
+
+static int sink_done(void *ctx, size_t tensor)
+{
+    return ccq_ledger_done(((ccq_job *)ctx)->ledger, tensor);
+}
+
+static ccq_code sink_read(void *ctx, size_t tensor, void *dst, uint64_t size, ccq_error *err)
+{
+    return ccq_ledger_read(((ccq_job *)ctx)->ledger, tensor, 0, dst, size, err);
+}
+
+static int sink_stopping(void *ctx)
+{
+    return ccq_job_stopping(ctx);
+}
+
+static ccq_code calibrated(ccq_job *j, ccq_quantize_result *result, ccq_error *err)
+{
+    const ccq_calib_sink sink = {sink_put, sink_made_from, sink_done, sink_read, sink_stopping, j};
+    return ccq_calibrate(&j->engine, &sink, result, err);
+}
+
 static ccq_code tensors(ccq_job *j, ccq_quantize_result *result, ccq_error *err)
 {
-    ccq_code code = ccq_job_tensors(j, result, err);
+    ccq_code code = j->plan->options.calibration.kind ? calibrated(j, result, err)
+                                                      : ccq_job_tensors(j, result, err);
     if (!code || code == CCQ_INTERRUPTED) { /* what is finished is kept */
         ccq_error late;
         ccq_code flushed = ccq_ledger_flush(j->ledger, &late);

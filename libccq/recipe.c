@@ -14,7 +14,9 @@ enum { MAX_RULES = 10000 };
 
 static const char *const orders[] = {"fastdeploy", "plain"};
 static const char *const rules[] = {"gpu", "cpu"};
-static const char *const efforts[] = {"fast", "normal"};
+static const char *const efforts[] = {"fast", "normal", "best"};
+static const char *const kinds[] = {"none", "tokens", "random", "stats"};
+static const char *const shares[] = {"expert", "layer"};
 static const char *const namings[] = {"paddle", "torch"};
 static const char *const transforms[] = {"rotate", "permute"}; /* bits of CCQ_TRANSFORM_* */
 
@@ -26,6 +28,25 @@ static int has_wint2(const ccq_source *src)
         if (src->entry[i].type == CCQ_TYPE_WINT2)
             return 1;
     return 0;
+}
+
+/* What statistics were taken of: which tokens they were is in the digest alone. */
+static void put_calibration(ccq_jw *w, const ccq_calibration *c)
+{
+    if (!c->kind)
+        return;
+    ccq_jw_kstring(w, "calibration", kinds[c->kind]);
+    if (c->kind != CCQ_CALIBRATE_STATS) {
+        ccq_jw_ki64(w, "calibration_tokens", c->tokens);
+        ccq_jw_ki64(w, "calibration_window", c->window);
+        ccq_jw_ki64(w, "calibration_windows", c->windows);
+        ccq_jw_kstring(w, "calibration_h", shares[c->shared]);
+    }
+    if (c->kind == CCQ_CALIBRATE_RANDOM) {
+        ccq_jw_ku64(w, "calibration_seed", c->seed);
+        ccq_jw_ki64(w, "calibration_ids", c->valid);
+    }
+    ccq_jw_ku64(w, "calibration_digest", c->digest);
 }
 
 /* What has no part in the bytes of a scheme is left out. */
@@ -46,6 +67,7 @@ static void put_encoding(ccq_jw *w, const ccq_plan *plan)
     ccq_jw_kstring(w, "weight_only_rule", rules[o->rule]);
     ccq_jw_kstring(w, "effort", efforts[o->effort]);
     ccq_jw_ki64(w, "gain", o->gain);
+    put_calibration(w, &o->calibration);
 }
 
 static void put_transform(ccq_jw *w, const ccq_quantize_options *o)
@@ -215,7 +237,55 @@ static ccq_code take_rule(reading *r, const char *key)
 
 static ccq_code take_effort(reading *r, const char *key)
 {
-    return take_name(r, key, efforts, 2, &r->found.effort);
+    return take_name(r, key, efforts, 3, &r->found.effort);
+}
+
+static ccq_code take_calibration(reading *r, const char *key)
+{
+    return take_name(r, key, kinds, 4, &r->found.calibration.kind);
+}
+
+static ccq_code take_tokens(reading *r, const char *key)
+{
+    return take_int(r, key, 2, INT32_MAX, &r->found.calibration.tokens);
+}
+
+static ccq_code take_window(reading *r, const char *key)
+{
+    return take_int(r, key, 2, INT32_MAX, &r->found.calibration.window);
+}
+
+static ccq_code take_windows(reading *r, const char *key)
+{
+    return take_int(r, key, 1, INT32_MAX, &r->found.calibration.windows);
+}
+
+static ccq_code take_h(reading *r, const char *key)
+{
+    return take_name(r, key, shares, 2, &r->found.calibration.shared);
+}
+
+static ccq_code take_draw(reading *r, const char *key)
+{
+    int64_t seed = 0;
+    ccq_code code = take_int(r, key, 0, INT64_MAX, &seed);
+    r->found.calibration.seed = (uint64_t)seed;
+    return code;
+}
+
+static ccq_code take_ids(reading *r, const char *key)
+{
+    return take_int(r, key, 0, INT32_MAX, &r->found.calibration.valid);
+}
+
+/* What the statistics must be of: checked when they are there. */
+static ccq_code take_digest(reading *r, const char *key)
+{
+    int64_t digest = 0;
+    ccq_code code = take_int(r, key, 0, UINT32_MAX, &digest);
+    r->found.calibration.wanted = (uint32_t)digest;
+    r->found.calibration.is_wanted = 1;
+    return code;
 }
 
 static ccq_code take_names(reading *r, const char *key)
@@ -272,6 +342,14 @@ static ccq_code take_key(reading *r, const char *key)
         {"weight_only_rule", CCQ_SET_RULE, take_rule},
         {"effort", CCQ_SET_EFFORT, take_effort},
         {"gain", CCQ_SET_GAIN, take_gain},
+        {"calibration", CCQ_SET_CALIBRATION, take_calibration},
+        {"calibration_tokens", CCQ_SET_CALIBRATION, take_tokens},
+        {"calibration_window", CCQ_SET_CALIBRATION, take_window},
+        {"calibration_windows", CCQ_SET_CALIBRATION, take_windows},
+        {"calibration_h", CCQ_SET_CALIBRATION, take_h},
+        {"calibration_seed", CCQ_SET_CALIBRATION, take_draw},
+        {"calibration_ids", CCQ_SET_CALIBRATION, take_ids},
+        {"calibration_digest", CCQ_SET_CALIBRATION, take_digest},
         {"names", CCQ_SET_NAMES, take_names},
         {"shard_bytes", CCQ_SET_SHARD, take_shard},
         {"tensor_types", 0, take_types},
@@ -304,6 +382,8 @@ static void fill(ccq_quantize_options *o, const ccq_quantize_options *from, unsi
         o->effort = from->effort;
     if (bits & CCQ_SET_GAIN)
         o->gain = from->gain;
+    if (bits & CCQ_SET_CALIBRATION)
+        o->calibration = from->calibration;
     if (bits & CCQ_SET_NAMES)
         o->names = from->names;
     if (bits & CCQ_SET_SHARD)

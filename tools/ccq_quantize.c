@@ -2,6 +2,7 @@
  * FastDeploy or transformers load) out. */
 #include "formats/file.h"
 #include "libccq/memory.h"
+#include "tools/quantize_calibration.h"
 #include "tools/quantize_job.h"
 #include "tools/quantize_report.h"
 
@@ -38,11 +39,13 @@ static const cli_option options[] = {
     {NULL, 0, "recipe", "FILE.json",
      "all of the above from a file, such as the ccq_recipe.json of an output; options given here "
      "win"},
-    {"How to encode", 0, "effort", "fast|normal", "default normal"},
+    {"How to encode", 0, "effort", "fast|normal|best",
+     "default normal; best: as --calibration random, unless other statistics are given"},
     {NULL, 0, "gain", "E", "eighths of the shrinkage to undo, 0..8 (default 4; 0: least squares)"},
     {NULL, 0, "transform", "none|rotate,permute",
      "change the model into an equal one first (default none): a rotation of the residual stream, "
      "neurons sorted by size; one or both, as a list"},
+    CALIBRATION_OPTIONS,
     {"The job", 0, "dry-run", NULL,
      "print the plan, exact to the byte (-v: each tensor); reads headers only"},
     {NULL, 0, "overwrite", NULL, "replace a checkpoint in OUTPUT"},
@@ -64,6 +67,7 @@ typedef struct settings {
     const char *input, *output, *recipe;
     int dry_run;
     uint64_t mem_limit; /* 0: not given */
+    calibration calibration;
     job_options job;
 } settings;
 
@@ -260,7 +264,10 @@ static int take_option(cli *c, settings *s)
         s->quantize.set |= takers[i].bit;
         return takers[i].take(c, s);
     }
-    return job_take(c, &s->job, &s->quantize) == 1 ? 0 : -1;
+    int taken = job_take(c, &s->job, &s->quantize);
+    if (!taken)
+        taken = calibration_take(c, &s->calibration);
+    return taken == 1 ? 0 : -1;
 }
 
 static int take_argument(cli *c, settings *s)
@@ -433,7 +440,7 @@ static int use_recipe(const cli *c, settings *s)
     return CLI_OK;
 }
 
-static int quantize(const cli *c, const settings *s)
+static int quantize(const cli *c, settings *s)
 {
     const ccq_quantize_options *o = &s->quantize;
     int decodes = o->scheme == CCQ_SCHEME_BF16 && (o->set & CCQ_SET_ORDER);
@@ -446,6 +453,10 @@ static int quantize(const cli *c, const settings *s)
     int status;
     if (ccq_source_open(&src, s->input, &open, &err))
         return cli_fail(c, &err);
+    if (calibration_load(&s->calibration, src, &s->quantize, &err)) {
+        status = cli_fail(c, &err);
+        goto done;
+    }
     if (ccq_plan_make(&plan, src, &s->quantize, s->output, &err)) {
         status = fail_plan(c, plan, &err);
         goto done;
@@ -474,6 +485,7 @@ done:
     ccq_pool_free(pool);
     ccq_plan_free(plan);
     ccq_source_close(src);
+    calibration_free(&s->calibration);
     return status;
 }
 

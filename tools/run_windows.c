@@ -1,12 +1,9 @@
 /* Windows of tokens through one model or two: --perplexity, --baseline. */
 #include "tools/run.h"
-
-#include "formats/file.h"
+#include "tools/tokens.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-enum { MAX_TEXT = 64 << 20 }; /* SentencePiece takes 140 times that */
 
 /* What a block of logits is compared with. */
 typedef struct job {
@@ -27,28 +24,6 @@ void run_free_windows(run_window_list *w)
     free(w->seq);
     free(w->pos);
     free(w->target);
-}
-
-static ccq_code load_tokens(const run *r, const char *path, run_window_list *w, ccq_error *err)
-{
-    char *data = NULL;
-    size_t size = 0;
-    ccq_code code;
-
-    if (ccq_tokens_binary(path))
-        return ccq_tokens_load(path, r->vocab, &w->ids, &w->count, err);
-    if (!ccq_path_exists(path))
-        return ccq_fail(err, CCQ_NO_INPUT, "%s: not there", path);
-    if ((code = text_usable(r->text, r->src->dir, err)) ||
-        (code = ccq_file_load(path, MAX_TEXT, CCQ_NO_INPUT, &data, &size, err)))
-        return code;
-    code = text_encode(r->text, data, size, &w->ids, &w->count, err);
-    free(data);
-    for (size_t i = 0; !code && i < w->count; i++)
-        if (w->ids[i] < 0 || w->ids[i] >= r->vocab)
-            code = ccq_fail(err, CCQ_REFERENCE, "%s: token %zu is %d, outside [0, %lld)", path, i,
-                            (int)w->ids[i], (long long)r->vocab);
-    return code;
 }
 
 static ccq_code window_length(const run *r, const char *path, run_window_list *w, ccq_error *err)
@@ -121,7 +96,8 @@ ccq_code run_open_windows(run *r, ccq_error *err)
     if (r->base_src && r->base_src->arch.vocab != r->vocab)
         return ccq_fail(err, CCQ_USAGE, "vocabularies differ: %lld and %lld", (long long)r->vocab,
                         (long long)r->base_src->arch.vocab);
-    if ((code = load_tokens(r, path, w, err)) || (code = window_length(r, path, w, err)))
+    code = tokens_load(r->text, r->src->dir, path, r->vocab, &w->ids, &w->count, err);
+    if (code || (code = window_length(r, path, w, err)))
         return code;
     return cut_windows(w, err);
 }

@@ -1,0 +1,479 @@
+/* Layer after layer: what is quantized without statistics, attention in both streams,
+ * the experts, and on. */
+#include "libccq/calib_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <zlib.h>
+
+enum { BLOCK = 256, ROWS = 2048 };
+
+/* ---- Tensors ------------------------------------------------------------------------ */
+
+static int of_layer(const ccq_action *a, int64_t layer)
+{
+    return a->entry->layer == layer;
+}
+
+const ccq_action *ccq_calib_action(const ccq_calib *c, ccq_role role, ccq_block block,
+                                   int64_t expert)
+{
+    const ccq_plan *plan = c->engine->plan;
+    for (size_t i = 0; i < plan->count; i++) {
+        const ccq_entry *e = plan->action[i].entry;
+        if (of_layer(&plan->action[i], c->number) && e->role == role && e->block == block &&
+            e->expert == expert && !e->bias)
+            return &plan->action[i];
+    }
+    return NULL;
+}
+
+static void report_done(ccq_calib *c, const ccq_action *a, const ccq_outcome *outcome)
+{
+    const ccq_quantize_run_options *run = c->engine->run;
+    ccq_progress *done = &c->engine->done;
+    size_t i = (size_t)(a - c->engine->plan->action);
+    c->result->outcome[i] = *outcome;
+    done->tensors++;
+    done->bytes_in += a->bytes_in;
+    done->bytes_out += a->bytes_out;
+    if (run->progress)
+        run->progress(run->ctx, done);
+    if (run->tensor)
+        run->tensor(run->ctx, i, outcome);
+}
+
+ccq_code ccq_calib_planes(const ccq_action *a, ccq_planes *planes, ccq_error *err)
+{
+    void *memory = aligned_alloc(64, ((size_t)ccq_planes_size(a) + 63) / 64 * 64);
+    if (!memory)
+        return ccq_fail(err, CCQ_NO_MEMORY, "%s: out of memory", a->entry->name);
+    ccq_planes_place(planes, a, memory);
+    return CCQ_OK;
+}
+
+/* What the kernels multiply by; the planes' memory goes along. */
+static void to_linear(const ccq_planes *p, int order, ccq_linear *q)
+{
+    ccq_weight w = {.k = p->k, .n = p->n, .data = p->plane[0], .order = order,
+                    .rounding = CCQ_ROUND_FUSED};
+    switch (p->type) {
+    case CCQ_TYPE_WINT2:
+        w.type = CCQ_W_WINT2;
+        w.local = p->plane[1];
+        w.super = p->plane[2];
+        w.code_scale = p->plane[3];
+        w.code_zp = p->plane[4];
+        break;
+    case CCQ_TYPE_FP8:
+        w.type = CCQ_W_FP8;
+        w.block_scale = p->plane[1];
+        break;
+    default:
+        w.type = p->type == CCQ_TYPE_WINT8 ? CCQ_W_WINT8 : CCQ_W_WINT4;
+        w.scale = p->plane[1];
+    }
+    *q = (ccq_linear){.w = w, .memory = p->memory};
+}
+
+ccq_code ccq_calib_write(ccq_calib *c, const ccq_action *a, const ccq_linear *from,
+                         ccq_planes *planes, const ccq_outcome *outcome, ccq_linear *q,
+                         ccq_error *err)
+{
+    const ccq_calib_sink *sink = c->sink;
+    size_t size = 2 * (size_t)a->k * (size_t)a->n;
+    ccq_code code = CCQ_OK;
+    sink->made_from(sink->ctx, a, (uint32_t)crc32_z(0, from->w.data, size));
+    for (int i = 0; i < planes->count && !code; i++)
+        code = sink->put(sink->ctx, a->tensor[i], 0, planes->plane[i], planes->bytes[i], 1, err);
+    if (code)
+        return code;
+    to_linear(planes, c->engine->plan->options.order, q);
+    planes->memory = NULL;
+    report_done(c, a, outcome);
+    return CCQ_OK;
+}
+
+static int is_done(const ccq_calib *c, const ccq_action *a)
+{
+    for (int i = 0; i < a->tensors; i++)
+        if (!c->sink->done(c->sink->ctx, a->tensor[i]))
+            return 0;
+    return 1;
+}
+
+static void skip(ccq_calib *c, const ccq_action *a)
+{
+    ccq_progress *done = &c->engine->done;
+    done->tensors++;
+    done->bytes_in += a->bytes_in;
+    done->bytes_out += a->bytes_out;
+}
+
+ccq_code ccq_calib_resume(ccq_calib *c, const ccq_action *a, ccq_linear *q, int *done,
+                          ccq_error *err)
+{
+    ccq_planes planes;
+    ccq_code code = CCQ_OK;
+    *done = is_done(c, a);
+    if (!*done || (code = ccq_calib_planes(a, &planes, err)))
+        return code;
+    for (int i = 0; i < planes.count && !code; i++)
+        code = c->sink->read(c->sink->ctx, a->tensor[i], planes.plane[i], planes.bytes[i], err);
+    if (code) {
+        free(planes.memory);
+        return code;
+    }
+    to_linear(&planes, c->engine->plan->options.order, q);
+    skip(c, a);
+    return CCQ_OK;
+}
+
+ccq_code ccq_calib_copy(ccq_calib *c, const ccq_action *a, const ccq_linear *from, ccq_linear *q,
+                        ccq_error *err)
+{
+    const ccq_outcome none = {0};
+    ccq_code code = CCQ_OK;
+    if (q) {
+        *q = *from;
+        q->memory = NULL;
+    }
+    if (is_done(c, a)) {
+        skip(c, a);
+        return CCQ_OK;
+    }
+    code = ccq_copy_tensor(c->engine, a, c->sink->put, c->sink->ctx, err);
+    if (!code)
+        report_done(c, a, &none);
+    return code;
+}
+
+ccq_code ccq_calib_poll(ccq_calib *c, ccq_error *err)
+{
+    if (c->sink->stopping(c->sink->ctx))
+        return ccq_fail(err, CCQ_INTERRUPTED, "interrupted");
+    return ccq_engine_poll(c->engine, err);
+}
+
+/* ---- What is not an expert ---------------------------------------------------------- */
+
+/* The linear of a layer that an entry is; NULL for everything else and for experts. */
+static ccq_linear *linear_of(ccq_layer *l, const ccq_entry *e)
+{
+    if (e->bias || e->block == CCQ_BLOCK_EXPERT)
+        return NULL;
+    switch (e->role) {
+    case CCQ_ROLE_QKV: return &l->qkv;
+    case CCQ_ROLE_O: return &l->o;
+    case CCQ_ROLE_UP_GATE: return &l->up_gate;
+    case CCQ_ROLE_DOWN: return &l->down;
+    default: return NULL;
+    }
+}
+
+/* Tensors outside layers, such as a head that is quantized by force. */
+static ccq_code outside(ccq_calib *c, const ccq_action *a, ccq_error *err)
+{
+    ccq_linear from = {.memory = NULL}, to = {.memory = NULL};
+    uint16_t *w = NULL;
+    ccq_code code;
+    if (!ccq_is_quantized(a->to))
+        return ccq_calib_copy(c, a, NULL, NULL, err);
+    if ((code = ccq_read_matrix(c->engine, a, &w, err)))
+        return code;
+    from.w.data = w;
+    code = ccq_calib_linear(c, a, &from, &to, err);
+    free(to.memory);
+    free(w);
+    return code;
+}
+
+static ccq_code all_outside(ccq_calib *c, ccq_error *err)
+{
+    const ccq_plan *plan = c->engine->plan;
+    ccq_code code = CCQ_OK;
+    for (size_t i = 0; i < plan->count && !code; i++)
+        if (plan->action[i].entry->layer < 0)
+            code = outside(c, &plan->action[i], err);
+    return code;
+}
+
+static ccq_code layer_but_experts(ccq_calib *c, ccq_error *err)
+{
+    const ccq_plan *plan = c->engine->plan;
+    ccq_code code = CCQ_OK;
+    for (size_t i = 0; i < plan->count && !code; i++) {
+        const ccq_action *a = &plan->action[i];
+        if (!of_layer(a, c->number) || (a->entry->block == CCQ_BLOCK_EXPERT && !a->entry->bias))
+            continue;
+        ccq_linear *from = linear_of(&c->layer[CCQ_SOURCE_STREAM], a->entry);
+        ccq_linear *to = linear_of(&c->layer[CCQ_CODED_STREAM], a->entry);
+        code = from ? ccq_calib_linear(c, a, from, to, err)
+                    : ccq_calib_copy(c, a, NULL, NULL, err);
+    }
+    return code;
+}
+
+/* ---- The streams -------------------------------------------------------------------- */
+
+/* fn for the rows of each group of windows, of one stream. */
+typedef ccq_code (*group_fn)(ccq_calib *c, int stream, int64_t first, int64_t windows, float *x,
+                             ccq_error *err);
+
+static int64_t group_windows(const ccq_calibration *o)
+{
+    return o->window < ROWS ? ROWS / o->window : 1;
+}
+
+static ccq_code each_group(ccq_calib *c, int stream, group_fn fn, ccq_error *err)
+{
+    int64_t window = c->o->window, step = group_windows(c->o);
+    ccq_code code = CCQ_OK;
+    for (int64_t i = 0; i < c->o->windows && !code; i += step) {
+        int64_t count = c->o->windows - i < step ? c->o->windows - i : step;
+        uint64_t first = (uint64_t)(i * window), rows = (uint64_t)(count * window);
+        float *x = ccq_stream_get(c->x[stream], first, rows, c->group, err);
+        if ((code = ccq_engine_poll(c->engine, err)))
+            return code;
+        if (!x)
+            return err->code;
+        code = fn(c, stream, i, count, x, err);
+        if (!code)
+            code = ccq_stream_put(c->x[stream], first, rows, x, err);
+    }
+    return code;
+}
+
+static ccq_code embed_group(ccq_calib *c, int stream, int64_t first, int64_t windows, float *x,
+                            ccq_error *err)
+{
+    (void)stream;
+    return ccq_session_embed(c->session, c->ids + first * c->o->window, windows * c->o->window, x,
+                             err);
+}
+
+static ccq_code attend_group(ccq_calib *c, int stream, int64_t first, int64_t windows, float *x,
+                             ccq_error *err)
+{
+    int64_t window = c->o->window;
+    for (int64_t i = 0; i < windows; i++) {
+        c->span[i] = (ccq_span){.slot = (size_t)i, .sequence = (size_t)(first + i),
+                                .rows = window, .ids = c->ids + (first + i) * window};
+        ccq_session_reset(c->session, (size_t)i);
+    }
+    return ccq_session_attend(c->session, &c->layer[stream], c->number, c->span, (size_t)windows,
+                              x, err);
+}
+
+static ccq_code mlp_group(ccq_calib *c, int stream, int64_t first, int64_t windows, float *x,
+                          ccq_error *err)
+{
+    ccq_session_rows(c->session, first * c->o->window, windows * c->o->window);
+    return ccq_session_mlp(c->session, &c->layer[stream], c->number, x, err);
+}
+
+static ccq_code route_group(ccq_calib *c, int stream, int64_t first, int64_t windows, float *x,
+                            ccq_error *err)
+{
+    int64_t at = first * c->o->window, rows = windows * c->o->window, k = c->model->arch->moe_k;
+    float *h = c->rows[stream];
+    ccq_layer_norm_post(c->session, &c->layer[stream], x, rows, h);
+    return ccq_layer_route(c->session, &c->layer[stream], c->number, h, rows, at,
+                           c->choice + at * k, c->weight + at * k, NULL, err);
+}
+
+/* ---- Experts ------------------------------------------------------------------------ */
+
+/* Tokens by expert, ascending, with the chosen weights of a token summing to 1. */
+static void sort_tokens(ccq_calib *c)
+{
+    int64_t k = c->model->arch->moe_k, experts = c->model->arch->experts;
+    memset(c->start, 0, (size_t)(experts + 1) * sizeof *c->start);
+    for (int64_t i = 0; i < c->tokens * k; i++)
+        c->start[c->choice[i] + 1]++;
+    for (int64_t e = 0; e < experts; e++)
+        c->start[e + 1] += c->start[e];
+    for (int64_t t = 0; t < c->tokens; t++) {
+        float sum = 0;
+        for (int64_t j = 0; j < k; j++)
+            sum += c->weight[t * k + j];
+        for (int64_t j = 0; j < k; j++) {
+            int64_t at = c->start[c->choice[t * k + j]]++;
+            c->token[at] = (int32_t)t;
+            c->r[at] = sum > 0 ? c->weight[t * k + j] / sum : 0;
+        }
+    }
+    memmove(c->start + 1, c->start, (size_t)experts * sizeof *c->start);
+    c->start[0] = 0;
+}
+
+static ccq_code all_experts(ccq_calib *c, ccq_error *err)
+{
+    ccq_code code = each_group(c, CCQ_CODED_STREAM, route_group, err);
+    if (code)
+        return code;
+    sort_tokens(c);
+    c->result->layer[c->result->layers++] =
+        (ccq_calib_layer){.layer = c->number, .per_row = ccq_calib_per_row(c)};
+    code = ccq_calib_layer_sums(c, err);
+    for (int64_t e = 0; e < c->model->arch->experts && !code; e++) {
+        code = ccq_calib_poll(c, err);
+        if (!code)
+            code = ccq_calib_expert(c, e, err);
+    }
+    return code;
+}
+
+/* ---- A layer ------------------------------------------------------------------------ */
+
+/* The quantized layer begins as the source's, and owns what it is given. */
+static ccq_code begin_layer(ccq_calib *c, ccq_error *err)
+{
+    ccq_layer *from = &c->layer[CCQ_SOURCE_STREAM], *to = &c->layer[CCQ_CODED_STREAM];
+    size_t experts = from->moe ? 2 * (size_t)c->model->arch->experts : 0;
+    ccq_code code = ccq_layer_load(c->model, c->number, from, err);
+    if (code)
+        return code;
+    experts = from->moe ? 2 * (size_t)c->model->arch->experts : 0;
+    *to = *from;
+    to->qkv.memory = to->o.memory = to->up_gate.memory = to->down.memory = NULL;
+    to->expert = calloc(experts + 1, sizeof *to->expert);
+    return to->expert ? CCQ_OK : ccq_fail(err, CCQ_NO_MEMORY, "layer: out of memory");
+}
+
+static void end_layer(ccq_calib *c)
+{
+    ccq_layer *from = &c->layer[CCQ_SOURCE_STREAM], *to = &c->layer[CCQ_CODED_STREAM];
+    free(to->qkv.memory);
+    free(to->o.memory);
+    free(to->up_gate.memory);
+    free(to->down.memory);
+    for (int64_t i = 0; to->expert && to->moe && i < 2 * c->model->arch->experts; i++)
+        free(to->expert[i].memory);
+    free(to->expert);
+    *to = (ccq_layer){0};
+    ccq_layer_free(c->model, from);
+}
+
+static ccq_code one_layer(ccq_calib *c, ccq_error *err)
+{
+    ccq_code code = ccq_calib_poll(c, err);
+    if (!code)
+        code = begin_layer(c, err);
+    if (!code)
+        code = layer_but_experts(c, err);
+    for (int i = 0; i < CCQ_STREAMS && !code; i++)
+        code = each_group(c, i, attend_group, err);
+    if (!code && c->layer[CCQ_SOURCE_STREAM].moe)
+        code = all_experts(c, err);
+    for (int i = 0; i < CCQ_STREAMS && !code; i++)
+        code = each_group(c, i, mlp_group, err);
+    end_layer(c);
+    return code;
+}
+
+/* ---- Memory ------------------------------------------------------------------------- */
+
+static float *floats(int64_t rows, int64_t width)
+{
+    return malloc((size_t)rows * (size_t)width * sizeof(float));
+}
+
+static ccq_code open_rows(ccq_calib *c, ccq_error *err)
+{
+    const ccq_arch *a = c->model->arch;
+    int64_t h = a->hidden, n = a->moe_inter, k = a->moe_k, routed = c->tokens * k;
+    c->choice = malloc((size_t)routed * sizeof *c->choice);
+    c->weight = floats(routed, 1);
+    c->token = malloc((size_t)routed * sizeof *c->token);
+    c->r = floats(routed, 1);
+    c->start = calloc((size_t)a->experts + 1, sizeof *c->start);
+    for (int i = 0; i < CCQ_STREAMS; i++)
+        c->rows[i] = floats(c->chunk, h);
+    c->missing = floats(c->chunk, h);
+    c->group = floats(c->chunk, h);
+    c->gu = floats(c->chunk, 2 * n);
+    c->a = floats(c->chunk, n);
+    c->b = floats(c->chunk, n);
+    c->span = malloc((size_t)group_windows(c->o) * sizeof *c->span);
+    c->result->layer = calloc((size_t)a->layers + 1, sizeof *c->result->layer);
+    int good = c->choice && c->weight && c->token && c->r && c->start && c->rows[0] && c->rows[1] &&
+               c->missing && c->group && c->gu && c->a && c->b && c->span && c->result->layer;
+    return good ? CCQ_OK : ccq_fail(err, CCQ_NO_MEMORY, "calibration: out of memory");
+}
+
+static ccq_code open_session(ccq_calib *c, ccq_error *err)
+{
+    int64_t windows = group_windows(c->o), *capacity = malloc((size_t)windows * sizeof *capacity);
+    if (!capacity)
+        return ccq_fail(err, CCQ_NO_MEMORY, "calibration: out of memory");
+    for (int64_t i = 0; i < windows; i++)
+        capacity[i] = c->o->window;
+    c->chunk = (windows * c->o->window + BLOCK - 1) / BLOCK * BLOCK;
+    ccq_code code = ccq_session_open(&c->session, c->model, (size_t)windows, capacity, c->chunk,
+                                     err);
+    free(capacity);
+    return code;
+}
+
+static ccq_code open_model(ccq_calib *c, ccq_error *err)
+{
+    const ccq_quantize_run_options *run = c->engine->run;
+    ccq_model_options o = {.numerics = CCQ_EXACT, .rounding = CCQ_ROUND_FUSED, .ops = *run->ops,
+                           .pool = run->pool, .cancelled = run->cancelled, .cancel_ctx = run->ctx,
+                           .layered = 1};
+    return ccq_model_open(&c->model, c->engine->plan->src, &o, err);
+}
+
+static ccq_code start(ccq_calib *c, ccq_error *err)
+{
+    ccq_code code = open_model(c, err);
+    if (code || (code = open_session(c, err)) || (code = open_rows(c, err)))
+        return code;
+    c->ids = ccq_calibration_ids(c->o, c->model->arch);
+    if (!c->ids)
+        return ccq_fail(err, CCQ_NO_MEMORY, "calibration: out of memory");
+    for (int i = 0; i < CCQ_STREAMS && !code; i++)
+        code = ccq_stream_open(&c->x[i], (uint64_t)c->tokens,
+                               (uint64_t)c->model->arch->hidden * sizeof(float), NULL, err);
+    if (!code)
+        code = ccq_embed_load(c->model, err);
+    for (int i = 0; i < CCQ_STREAMS && !code; i++)
+        code = each_group(c, i, embed_group, err);
+    if (c->model)
+        ccq_embed_free(c->model);
+    return code;
+}
+
+static void finish(ccq_calib *c)
+{
+    for (int i = 0; i < CCQ_STREAMS; i++) {
+        ccq_stream_close(c->x[i]);
+        free(c->rows[i]);
+    }
+    ccq_calib_metric_free(&c->shared);
+    ccq_session_close(c->session);
+    ccq_model_close(c->model);
+    free(c->layer_h), free(c->layer_c);
+    free(c->choice), free(c->weight), free(c->token), free(c->r), free(c->start);
+    free(c->missing), free(c->group), free(c->gu), free(c->a), free(c->b);
+    free(c->span), free(c->ids);
+}
+
+ccq_code ccq_calibrate(ccq_engine *engine, const ccq_calib_sink *sink, ccq_quantize_result *result,
+                       ccq_error *err)
+{
+    ccq_error local;
+    ccq_calib c = {.engine = engine, .o = &engine->plan->options.calibration, .sink = sink,
+                   .result = result, .solver = {.pool = engine->run->pool}};
+    err = err ? err : &local;
+    c.tokens = c.o->windows * c.o->window;
+    c.solver.ops = engine->run->ops->dense;
+    ccq_code code = start(&c, err);
+    if (!code)
+        code = all_outside(&c, err);
+    for (c.number = 0; !code && c.number < c.model->arch->layers; c.number++)
+        code = one_layer(&c, err);
+    finish(&c);
+    return code;
+}

@@ -1,0 +1,102 @@
+#include "tools/quantize_calibration.h"
+
+#include "tools/tokens.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define RANDOM "random"
+
+/* "random:TOKENS" */
+static int take_from(cli *c, calibration *k)
+{
+    const char *colon = c->value + strlen(RANDOM);
+    cli part = *c;
+
+    k->from = c->value;
+    if (strncmp(c->value, RANDOM, strlen(RANDOM)) || *colon != ':')
+        return 0;
+    part.value = colon + 1;
+    k->from = RANDOM;
+    return cli_int(&part, 2, INT32_MAX, &k->tokens);
+}
+
+int calibration_take(cli *c, calibration *k)
+{
+    int rc;
+
+    if (cli_is(c, "calibration"))
+        rc = take_from(c, k);
+    else if (cli_is(c, "calibration-tokens"))
+        rc = cli_int(c, 2, INT32_MAX, &k->tokens);
+    else if (cli_is(c, "calibration-window"))
+        rc = cli_int(c, 2, INT32_MAX, &k->window);
+    else if (cli_is(c, "calibration-seed"))
+        rc = cli_int(c, 0, INT64_MAX, &k->seed);
+    else if (cli_is(c, "calibration-h"))
+        rc = cli_choice(c, NULL, &k->shared);
+    else if (cli_is(c, "save-stats"))
+        rc = (k->save = c->value, 0);
+    else if (cli_is(c, "stats"))
+        rc = (k->stats = c->value, 0);
+    else
+        return 0;
+    k->given = 1;
+    return rc ? -1 : 1;
+}
+
+static ccq_code read_tokens(calibration *k, const ccq_source *src, ccq_calibration *to,
+                            ccq_error *err)
+{
+    text *t = NULL;
+    ccq_code code = text_open(&t, src->dir, err);
+    int64_t pieces = text_pieces(t);
+
+    if (!code && to->kind == CCQ_CALIBRATE_TOKENS)
+        code = tokens_load(t, src->dir, k->from, src->arch.vocab, &k->ids, &to->count, err);
+    else if (!code)
+        to->valid = pieces > 0 && pieces < src->arch.vocab ? pieces : 0;
+    to->ids = k->ids;
+    text_close(t);
+    return code;
+}
+
+/* What no option says stays: it may be a recipe's. */
+ccq_code calibration_load(calibration *k, const ccq_source *src, ccq_quantize_options *o,
+                          ccq_error *err)
+{
+    ccq_calibration *to = &o->calibration;
+
+    if (k->stats && k->from)
+        return ccq_fail(err, CCQ_USAGE, "--stats and --calibration: one or the other");
+    if (k->from)
+        to->kind = strcmp(k->from, RANDOM) ? CCQ_CALIBRATE_TOKENS : CCQ_CALIBRATE_RANDOM;
+    if (k->stats)
+        to->kind = CCQ_CALIBRATE_STATS;
+    if (o->effort == CCQ_EFFORT_BEST && !to->kind)
+        to->kind = CCQ_CALIBRATE_RANDOM;
+    if (!to->kind && k->given)
+        return ccq_fail(err, CCQ_USAGE,
+                        "--calibration-tokens, -window, -seed, -h and --save-stats are about "
+                        "--calibration, and that is not given");
+    if (k->tokens || k->window || k->seed || k->shared)
+        to->is_wanted = 0; /* it is not to be the recipe's */
+    to->tokens = k->tokens ? k->tokens : to->tokens;
+    to->window = k->window ? k->window : to->window;
+    to->seed = k->seed ? (uint64_t)k->seed : to->seed;
+    to->shared = k->shared ? 1 : to->shared;
+    to->save_stats = k->save;
+    to->stats = k->stats;
+    if (to->kind == CCQ_CALIBRATE_TOKENS && !k->from)
+        return ccq_fail(err, CCQ_USAGE,
+                        "the recipe was calibrated on tokens: give the same with --calibration");
+    return to->kind == CCQ_CALIBRATE_TOKENS || to->kind == CCQ_CALIBRATE_RANDOM
+               ? read_tokens(k, src, to, err)
+               : CCQ_OK;
+}
+
+void calibration_free(calibration *k)
+{
+    free(k->ids);
+    k->ids = NULL;
+}

@@ -1,0 +1,39 @@
+/* The options of ccq-quantize that are about calibration. */
+#ifndef CCQ_TOOLS_QUANTIZE_CALIBRATION_H
+#define CCQ_TOOLS_QUANTIZE_CALIBRATION_H
+
+#include "libccq/quantize.h"
+#include "tools/cli.h"
+
+#define CALIBRATION_OPTIONS                                                                        \
+    {NULL, 0, "calibration", "FILE|random[:TOKENS]",                                               \
+     "quantize experts by what the model does with these tokens (.npy, .npz, text), or with ids "  \
+     "drawn at random"},                                                                           \
+        {NULL, 0, "calibration-tokens", "N",                                                       \
+         "tokens to take (default 65536, or 16 x hidden x experts / chosen where that is more)"},  \
+        {NULL, 0, "calibration-window", "N",                                                       \
+         "tokens that see each other (default 2048, at most the context): best the length that "  \
+         "the model was trained with"},                                                            \
+        {NULL, 0, "calibration-seed", "S", "of random ids (default 0)"},                           \
+        {NULL, 0, "calibration-h", "expert|layer",                                                 \
+         "statistics of up_gate by expert (default), or one for all experts of a layer"},          \
+        {NULL, 0, "save-stats", "FILE",                                                            \
+         "keep the statistics of --calibration; without OUTPUT that is all that is done"},         \
+    {NULL, 0, "stats", "FILE", "take statistics that --save-stats kept, in place of --calibration"}
+
+typedef struct calibration {
+    const char *from, *save, *stats;
+    int64_t tokens, window, seed;
+    int shared;
+    int given; /* some option was */
+    int32_t *ids;
+} calibration;
+
+/* 1: the option is one of these and was taken; 0: it is none; -1: the message is out. */
+int calibration_take(cli *c, calibration *k);
+/* Fills what the options say, and reads tokens. */
+ccq_code calibration_load(calibration *k, const ccq_source *src, ccq_quantize_options *o,
+                          ccq_error *err);
+void calibration_free(calibration *k);
+
+#endif
