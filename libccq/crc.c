@@ -3,7 +3,18 @@
  * counts by its own CRC and by how many bytes follow it, in whatever order parts come. */
 #include "libccq/crc.h"
 
+#include "kernels/crc.h"
+
 #include <zlib.h>
+
+uint32_t ccq_crc32(uint32_t crc, const void *data, size_t size)
+{
+    uint8_t rest[16];
+    size_t folded = ccq_crc_fold(crc, data, size, rest);
+    if (folded)
+        crc = (uint32_t)crc32_z(0xffffffff, rest, sizeof rest);
+    return (uint32_t)crc32_z(crc, (const Bytef *)data + folded, size - folded);
+}
 
 static const uint32_t poly = 0xedb88320; /* bit 31 is x^0 */
 
@@ -56,12 +67,12 @@ uint32_t ccq_crc_columns(const uint16_t *x, int64_t k, int64_t n, int64_t n0, in
 {
     uint32_t table[4][256], sum = 0;
     if (nc == n)
-        return (uint32_t)crc32_z(0, (const Bytef *)x, (size_t)(2 * k * n));
+        return ccq_crc32(0, x, (size_t)(2 * k * n));
     make_table(power(2 * (uint64_t)n), table);
     for (int64_t r = 0; r < k; r++) {
         sum = table[0][sum & 255] ^ table[1][sum >> 8 & 255] ^ table[2][sum >> 16 & 255] ^
               table[3][sum >> 24];
-        sum ^= (uint32_t)crc32_z(0, (const Bytef *)(x + r * nc), (size_t)(2 * nc));
+        sum ^= ccq_crc32(0, x + r * nc, (size_t)(2 * nc));
     }
     return times(sum, power(2 * (uint64_t)(n - n0 - nc)));
 }

@@ -1,6 +1,7 @@
 /* Carries out a plan: what is not finished of its tensors, then the side files, then one
  * commit. */
 #include "libccq/calibrate.h"
+#include "libccq/crc.h"
 #include "libccq/job_internal.h"
 
 #include "formats/file.h"
@@ -10,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <zlib.h>
 
 /* From a signal to the end of a tensor that is still at work. */
 static const long long grace_ns = 2000000000;
@@ -22,7 +22,7 @@ ccq_code ccq_job_no_memory(ccq_error *err)
 
 uint32_t ccq_job_crc(uint32_t crc, const void *data, uint64_t size)
 {
-    return (uint32_t)crc32_z(crc, data, (size_t)size);
+    return ccq_crc32(crc, data, (size_t)size);
 }
 
 static long long now_ns(void)

@@ -1,10 +1,10 @@
+#include "libccq/crc.h"
 #include "libccq/ledger_internal.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <zlib.h>
 
 ccq_code ccq_ledger_no_memory(ccq_error *err)
 {
@@ -102,15 +102,15 @@ ccq_code ccq_ledger_check(const ccq_ledger *l, size_t tensor, int *good, ccq_err
     enum { BLOCK = 1 << 20 };
     uint64_t bytes = ccq_ledger_tensor(l, tensor)->bytes;
     unsigned char *block = malloc(BLOCK);
-    uLong crc = crc32(0, NULL, 0);
+    uint32_t crc = 0;
     ccq_code code = block ? CCQ_OK : ccq_ledger_no_memory(err);
     for (uint64_t at = 0; at < bytes && !code; at += BLOCK) {
         uint64_t n = bytes - at < BLOCK ? bytes - at : BLOCK;
         code = ccq_ledger_read(l, tensor, at, block, n, err);
-        crc = crc32_z(crc, block, (size_t)n);
+        crc = ccq_crc32(crc, block, (size_t)n);
     }
     free(block);
-    *good = !code && (uint32_t)crc == l->crc[tensor];
+    *good = !code && crc == l->crc[tensor];
     return code == CCQ_CHANGED ? CCQ_OK : code; /* not there, or too short: not good */
 }
 
@@ -210,7 +210,7 @@ ccq_code ccq_ledger_put(void *ledger, size_t tensor, uint64_t offset, const void
         return code;
     if (!offset)
         l->crc[tensor] = 0;
-    l->crc[tensor] = (uint32_t)crc32_z(l->crc[tensor], data, (size_t)size);
+    l->crc[tensor] = ccq_crc32(l->crc[tensor], data, (size_t)size);
     code = ccq_out_write(s->out, ccq_ledger_tensor(l, tensor)->offset + offset, data, size, err);
     return code || !last ? code : tensor_done(l, tensor, err);
 }

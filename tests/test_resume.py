@@ -59,10 +59,10 @@ class Case(unittest.TestCase):
         shutil.rmtree(cls.tmp)
 
     @classmethod
-    def make(cls, name, seed):
-        subprocess.run([MAKE, "--layers", "2", "--hidden", "128", "--inter", "128", "--experts",
-                        "2", "--vocab", "200", "--shard", "300000", "--seed", str(seed),
-                        cls.tmp / name], check=True, stdout=subprocess.DEVNULL)
+    def make(cls, name, seed, hidden=128):
+        subprocess.run([MAKE, "--layers", "2", "--hidden", str(hidden), "--inter", str(hidden),
+                        "--experts", "2", "--vocab", "200", "--shard", "300000", "--seed",
+                        str(seed), cls.tmp / name], check=True, stdout=subprocess.DEVNULL)
         return cls.tmp / name
 
     def setUp(self):
@@ -339,6 +339,47 @@ class Identity(Case):
         self.same()
         self.run_tool("--resume", code=73)
         self.same()
+
+
+class Kinds(Case):
+    """What is read whole, cut, turned or copied; an input that only seems changed."""
+    def test_kinds(self):
+        self.model = self.make("wide", 7, 512)
+        for options in (["--tp=2", "--effort=fast", "--shard-size=40K"],
+                        ["--scheme=bf16", "--names=torch", "--shard-size=200K"],
+                        ["--scheme=bf16", "--shard-size=200K"],
+                        ["--scheme=bf16", "--tp=2", "--shard-size=100K"],
+                        ["--transform=rotate,permute", "--effort=fast", "--shard-size=40K"],
+                        ["--scheme=block_wise_fp8", "--shard-size=0"]):
+            self.run_tool(options=options)
+            want = digest(self.out)
+            shutil.rmtree(self.out)
+            for part in (0.35, 0.5, 0.6):
+                self.kill_at(part, options)
+                for p in self.model.iterdir():
+                    os.utime(p)
+                self.go_on(options=options)
+                self.assertEqual(digest(self.out), want, (options, part))
+                shutil.rmtree(self.out)
+            for rank in (2, 0, 1):
+                self.run_tool(f"--rank={rank}", "--world=3", options=options)
+            for p in self.model.iterdir():
+                os.utime(p)
+            self.run_tool("--finalize", options=options)
+            self.assertEqual(digest(self.out), want, options)
+            shutil.rmtree(self.out)
+
+    def kill_at(self, part, options):
+        count = self.tmp / "count"
+        for fault in ("none:0", None):
+            p = subprocess.run([FAULTS, "-q", *options, self.model, self.out], capture_output=True,
+                               env=plain_environment(CCQ_FAULT_COUNT=str(count),
+                                                     CCQ_FAULT=fault or f"kill:{calls}"))
+            calls = int(int(count.read_text()) * part)
+            if fault:
+                self.assertEqual(p.returncode, 0, p.stderr)
+                shutil.rmtree(self.out)
+        self.assertEqual(p.returncode, -9)
 
 
 class Damage(Case):
