@@ -7,7 +7,7 @@
 
 enum { BLOCKS = CCQ_GROUP / CCQ_WINDOWS };
 
-/* ---- bf16 ---------------------------------------------------------------- */
+/* ---- bf16, fp32 ---------------------------------------------------------- */
 
 static void unpack_bf16(const ccq_weight *w, int64_t k0, int64_t kc, int64_t n0, int cols,
                         float *panel)
@@ -27,6 +27,15 @@ static void unpack_bf16_t(const ccq_weight *w, int64_t k0, int64_t kc, int64_t n
     for (int j = 0; j < cols; j++)
         for (int64_t k = 0; k < kc; k++)
             panel[k * CCQ_PANEL + j] = ccq_bf16_to_f32(data[(n0 + j) * w->k + k0 + k]);
+}
+
+static void unpack_f32(const ccq_weight *w, int64_t k0, int64_t kc, int64_t n0, int cols,
+                       float *panel)
+{
+    const float *data = w->data;
+
+    for (int64_t k = 0; k < kc; k++)
+        memcpy(panel + k * CCQ_PANEL, data + (k0 + k) * w->n + n0, (size_t)cols * sizeof *data);
 }
 
 /* ---- wint8, wint4: a column's 64-row tile is contiguous ------------------ */
@@ -212,6 +221,7 @@ void ccq_unpack_c(const ccq_weight *w, int64_t k0, int64_t kc, int64_t n0, float
     case CCQ_W_WINT4: unpack_wint4(w, k0, kc, n0, cols, panel); break;
     case CCQ_W_WINT2: unpack_wint2(w, k0, kc, n0, cols, panel); break;
     case CCQ_W_FP8: unpack_fp8(w, k0, kc, n0, cols, panel); break;
+    case CCQ_W_F32: unpack_f32(w, k0, kc, n0, cols, panel); break;
     default: cols = 0; break;
     }
     if (cols < CCQ_PANEL)

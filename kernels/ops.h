@@ -28,7 +28,8 @@ enum {
     CCQ_W_WINT8,  /* data: uint8 in the layout of tile.h; scale bf16 [n] */
     CCQ_W_WINT4,
     CCQ_W_WINT2, /* data: uint8 [k/4][n]; local uint8 [k/128][n]; super, code_scale, code_zp [n] */
-    CCQ_W_FP8    /* data: e4m3fn [k][n]; block_scale [ceil(k/128)][ceil(n/128)] */
+    CCQ_W_FP8,   /* data: e4m3fn [k][n]; block_scale [ceil(k/128)][ceil(n/128)] */
+    CCQ_W_F32    /* data: float [k][n], as it is */
 };
 
 /* A matrix of k input and n output features as it is stored. The arrays belong

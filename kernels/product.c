@@ -146,7 +146,7 @@ static void pack(const float *x, int64_t ldx, int64_t rows, int64_t kc, float *t
  * of w is contiguous, go through it with as few rows open as unpack allows. */
 static int64_t block_k(const ccq_weight *w, int64_t rows)
 {
-    int contiguous = w->type == CCQ_W_BF16 || w->type == CCQ_W_WINT2;
+    int contiguous = w->type == CCQ_W_BF16 || w->type == CCQ_W_F32 || w->type == CCQ_W_WINT2;
 
     return rows <= FEW_ROWS && contiguous ? CCQ_GROUP : BLOCK_K;
 }

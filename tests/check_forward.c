@@ -158,6 +158,7 @@ static int64_t stored_bytes(int type, int64_t weights)
     case CCQ_W_WINT8: return weights;
     case CCQ_W_WINT4: return weights / 2;
     case CCQ_W_WINT2: return weights / 4;
+    case CCQ_W_F32: return weights * 4;
     default: return weights * 2;
     }
 }
@@ -173,6 +174,7 @@ static ccq_weight make_weight(int type, int64_t k, int64_t n, int kind)
     for (j = 0; j < n; j++)
         make_line(far, &cs[j], &zp[j]);
     w.data = type <= CCQ_W_BF16_T ? (void *)halves(k * n, kind)
+             : type == CCQ_W_F32  ? (void *)floats(k * n, kind)
                                   : (void *)bytes(stored_bytes(type, k * n));
     w.scale = w.super = make_scales(n, kind);
     w.local = bytes((k + 127) / 128 * n);
@@ -192,7 +194,7 @@ static void drop_weight(const ccq_weight *w)
 static void check_unpack(const ccq_ops *c, const ccq_ops *x, int type, int64_t k, int64_t n,
                          int kind)
 {
-    static const char *const names[] = {"bf16", "bf16_t", "wint8", "wint4", "wint2"};
+    static const char *const names[] = {"bf16", "bf16_t", "wint8", "wint4", "wint2", "fp8", "f32"};
     ccq_weight w = make_weight(type, k, n, kind);
     int64_t n0, k0, kc;
 
@@ -203,7 +205,8 @@ static void check_unpack(const ccq_ops *c, const ccq_ops *x, int type, int64_t k
             kc = kc < k - k0 ? kc : k - k0;
             a = floats(kc * CCQ_PANEL, ORDINARY), b = floats(kc * CCQ_PANEL, ORDINARY);
             c->unpack(&w, k0, kc, n0, a), x->unpack(&w, k0, kc, n0, b);
-            same(names[type], a, b, kc * CCQ_PANEL, type <= CCQ_W_BF16_T);
+            same(names[type], a, b, kc * CCQ_PANEL,
+                 type <= CCQ_W_BF16_T || type == CCQ_W_F32);
             drop(a, kc * 64), drop(b, kc * 64);
         }
     drop_weight(&w);
@@ -336,6 +339,8 @@ static void check_isa(const ccq_ops *c, const ccq_ops *x)
                 int64_t k = whole ? unit * (1 + below(4)) : 1 + below(300);
                 check_unpack(c, x, type, k, whole ? 16 * (1 + below(3)) : 1 + below(50), kind);
             }
+        for (t = 0; t < 40; t++)
+            check_unpack(c, x, CCQ_W_F32, 1 + below(300), 1 + below(50), kind);
         check_attention(c, x, kind);
     }
 }
@@ -363,6 +368,8 @@ int main(void)
         }
         check_matmul(&c, &x, CCQ_W_BF16, 400, 300, 35, 1, ORDINARY);
         check_matmul(&c, &x, CCQ_W_BF16, 3, 301, 35, 1, NASTY);
+        for (t = 0; t < 8; t++)
+            check_matmul(&c, &x, CCQ_W_F32, 1 + 7 * t, 301 + 50 * t, 35 + 16 * t, t & 1, NASTY);
     }
     return check_done();
 }

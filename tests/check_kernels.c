@@ -141,6 +141,7 @@ static float element(const ccq_weight *w, int64_t k, int64_t n)
     switch (w->type) {
     case CCQ_W_BF16: return ccq_bf16_to_f32(h[k * w->n + n]);
     case CCQ_W_BF16_T: return ccq_bf16_to_f32(h[n * w->k + k]);
+    case CCQ_W_F32: return ((const float *)w->data)[k * w->n + n];
     case CCQ_W_WINT8:
         at = ccq_wint8_byte(k, n, w->k);
         return ccq_round_bf16((float)(d[at] - 128) * ccq_bf16_to_f32(w->scale[n]));
@@ -192,7 +193,7 @@ static uint16_t *random_scales(int64_t n, int nasty)
 
 static ccq_weight make_weight(int type, int64_t k, int64_t n, int nasty)
 {
-    static const int quarters[] = {8, 8, 4, 2, 1}; /* bytes per 4 weights */
+    static const int quarters[] = {8, 8, 4, 2, 1, 4, 16}; /* bytes per 4 weights */
     size_t size = (size_t)(k * n * quarters[type] / 4);
     float *cs, *zp;
     ccq_weight w = {0};
@@ -264,6 +265,8 @@ static void check_unpacks(const ccq_ops *ops)
             }
     check_unpack(ops, CCQ_W_BF16, 70, 19, 1);
     check_unpack(ops, CCQ_W_BF16, 1, 1, 1);
+    for (int round = 0; round < 6; round++)
+        check_unpack(ops, CCQ_W_F32, 1 + (int64_t)below(200), 1 + (int64_t)below(50), 1);
     check_unpack(ops, CCQ_W_BF16_T, 70, 19, 1);
     check_unpack(ops, CCQ_W_BF16_T, 1, 3, 1);
     check_unpack(ops, CCQ_W_WINT8, 64, 2, 1);

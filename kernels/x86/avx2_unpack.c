@@ -18,7 +18,7 @@ static int scale_is_safe(float s)
     return fabsf(s) <= 0x1p90f;
 }
 
-/* ---- bf16 ---------------------------------------------------------------- */
+/* ---- bf16, fp32 ---------------------------------------------------------- */
 
 /* Rows of a wide matrix are pages apart, out of reach of the processor's own
  * prefetcher: ask for the columns that ccq_matmul wants 64 later. */
@@ -30,6 +30,17 @@ static void unpack_bf16(const uint16_t *data, int64_t n, int64_t kc, float *pane
         _mm_prefetch((const char *)(data + 64), _MM_HINT_T1);
         _mm256_storeu_ps(panel + k * CCQ_PANEL, ccq_widen8(data));
         _mm256_storeu_ps(panel + k * CCQ_PANEL + 8, ccq_widen8(data + 8));
+    }
+}
+
+static void unpack_f32(const float *data, int64_t n, int64_t kc, float *panel)
+{
+    int64_t k;
+
+    for (k = 0; k < kc; k++, data += n) {
+        _mm_prefetch((const char *)(data + 64), _MM_HINT_T1);
+        _mm256_storeu_ps(panel + k * CCQ_PANEL, _mm256_loadu_ps(data));
+        _mm256_storeu_ps(panel + k * CCQ_PANEL + 8, _mm256_loadu_ps(data + 8));
     }
 }
 
@@ -280,6 +291,9 @@ void ccq_unpack_avx2(const ccq_weight *w, int64_t k0, int64_t kc, int64_t n0, fl
         break;
     case CCQ_W_WINT2: done = unpack_wint2(w, k0, kc, n0, panel); break;
     case CCQ_W_FP8: done = 0; break;
+    case CCQ_W_F32:
+        unpack_f32((const float *)w->data + k0 * w->n + n0, w->n, kc, panel);
+        break;
     default: done = unpack_integers(w, k0, kc, n0, panel); break;
     }
     if (!done)
