@@ -57,16 +57,17 @@ ccq_code ccq_calib_layer_sums(ccq_calib *c, ccq_error *err)
         c->layer_c = malloc(square(k));
     if (!c->layer_h || !c->layer_c)
         return no_memory("layer", err);
-    ccq_code code = ccq_calib_up_sums(c, &all, c->layer_h, c->layer_c, err);
+    ccq_code code = ccq_calib_up_sums(c, &all, CCQ_CODED_STREAM, c->layer_h, c->layer_c, err);
     if (!code && c->o->shared)
         c->damped = ccq_damp(c->layer_h, k, up_damping(c));
     return code;
 }
 
-static void shrink(double *mine, const double *layer, int64_t count, double tokens)
+void ccq_calib_shrink(double *mine, const double *layer, int64_t count, int64_t tokens)
 {
-    for (int64_t i = 0; layer && i < count; i++)
-        mine[i] = (tokens * mine[i] + SHRINK * layer[i]) / (tokens + SHRINK);
+    double n = (double)tokens;
+    for (int64_t i = 0; i < count; i++)
+        mine[i] = (n * mine[i] + SHRINK * layer[i]) / (n + SHRINK);
 }
 
 /* ---- Up and gate -------------------------------------------------------------------- */
@@ -119,12 +120,12 @@ static ccq_code up_statistics(ccq_calib *c, const ccq_action *a, const ccq_calib
         m->damped = c->damped;
         return CCQ_OK;
     }
-    ccq_code code = ccq_calib_up_sums(c, t, m->h, m->c, err);
+    ccq_code code = ccq_calib_up_sums(c, t, CCQ_CODED_STREAM, m->h, m->c, err);
     if (code)
         return code;
     if (!(c->o->leave & CCQ_LEAVE_SHRINK)) {
-        shrink(m->h, c->layer_h, k * k, (double)t->count);
-        shrink(m->c, c->layer_c, k * k, (double)t->count);
+        ccq_calib_shrink(m->h, c->layer_h, k * k, t->count);
+        ccq_calib_shrink(m->c, c->layer_c, k * k, t->count);
     }
     m->damped = ccq_damp(m->h, k, up_damping(c));
     return CCQ_OK;

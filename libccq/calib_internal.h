@@ -5,6 +5,7 @@
 #include "kernels/feedback.h"
 #include "libccq/calibrate.h"
 #include "libccq/layers.h"
+#include "libccq/stats_file.h"
 #include "libccq/targets.h"
 
 /* ---- calib_encode.c: one matrix under its H -------------------------------------- */
@@ -53,6 +54,8 @@ typedef struct ccq_calib {
     int64_t chunk;        /* rows at a time: the session's, a multiple of 256 */
     int32_t *ids;
     int64_t tokens;
+    int64_t windows; /* of a group */
+    int streams;     /* 1: the source's alone */
     ccq_stream *x[CCQ_STREAMS]; /* [tokens][hidden] residual rows */
     /* The layer at work: as the source has it, and as quantized (owns only what differs). */
     int64_t number;
@@ -69,7 +72,32 @@ typedef struct ccq_calib {
     /* up_gate under the layer's statistics: sums, and the metric when all experts share it */
     double *layer_h, *layer_c, damped;
     ccq_calib_metric shared;
+    ccq_stats_out *out; /* NULL, or where one-shot statistics are kept */
 } ccq_calib;
+
+/* ---- calib_open.c ---------------------------------------------------------------- */
+
+/* engine, o, sink and result are set. Both streams then hold the embedded tokens. */
+ccq_code ccq_calib_open(ccq_calib *c, int streams, ccq_error *err);
+void ccq_calib_close(ccq_calib *c);
+
+/* ---- calib_streams.c -------------------------------------------------------------- */
+
+ccq_code ccq_calib_embed(ccq_calib *c, int stream, ccq_error *err);
+/* The stream through a part of its layer at work. */
+ccq_code ccq_calib_attend(ccq_calib *c, int stream, ccq_error *err);
+ccq_code ccq_calib_mlp(ccq_calib *c, int stream, ccq_error *err);
+/* Tokens by expert of one stream of the layer at work: c->token, c->r, c->start. */
+ccq_code ccq_calib_route(ccq_calib *c, int stream, ccq_error *err);
+
+/* ---- calib_stats.c --------------------------------------------------------------- */
+
+/* Routes the source's stream and puts the layer's statistics to c->out. */
+ccq_code ccq_calib_keep(ccq_calib *c, ccq_error *err);
+/* All tensors of the plan, with the statistics of c->o->stats. */
+ccq_code ccq_calib_from_stats(ccq_calib *c, ccq_error *err);
+/* Towards the layer's: (n mine + 256 layer) / (n + 256). */
+void ccq_calib_shrink(double *mine, const double *layer, int64_t count, int64_t tokens);
 
 /* ---- calibrate.c ---------------------------------------------------------------------- */
 
@@ -85,6 +113,10 @@ ccq_code ccq_calib_write(ccq_calib *c, const ccq_action *a, const ccq_linear *fr
 /* 1 and q, when an earlier run has finished it. */
 ccq_code ccq_calib_resume(ccq_calib *c, const ccq_action *a, ccq_linear *q, int *done,
                           ccq_error *err);
+/* 1: some stored tensor of it is for this process to write. */
+int ccq_calib_wanted(const ccq_calib *c, const ccq_action *a);
+/* Everything outside layers. */
+ccq_code ccq_calib_outside(ccq_calib *c, ccq_error *err);
 /* INTERRUPTED when no further tensor is to be begun. */
 ccq_code ccq_calib_poll(ccq_calib *c, ccq_error *err);
 /* A tensor that stays as it is; q (NULL allowed) borrows what from has. */
@@ -93,9 +125,13 @@ ccq_code ccq_calib_copy(ccq_calib *c, const ccq_action *a, const ccq_linear *fro
 
 /* ---- calib_sums.c: what an expert's inputs are like ---------------------------------- */
 
-/* h = mean of x^' x^, c (NULL allowed) = mean of x^' x over the tokens, [hidden][hidden]. */
-ccq_code ccq_calib_up_sums(ccq_calib *c, const ccq_calib_tokens *t, double *h, double *cross,
-                           ccq_error *err);
+/* h = mean of y' y of that stream, cross (NULL allowed) = mean of y' x with the source's,
+ * over the tokens, [hidden][hidden]. */
+ccq_code ccq_calib_up_sums(ccq_calib *c, const ccq_calib_tokens *t, int stream, double *h,
+                           double *cross, ccq_error *err);
+/* h = mean of a' a, weighted by r^2, of what up makes of the source's rows. */
+ccq_code ccq_calib_hidden_sums(ccq_calib *c, const ccq_calib_tokens *t, const ccq_linear *up,
+                               double *h, ccq_error *err);
 /* The sums behind the target of down. up: up_gate as quantized. */
 ccq_code ccq_calib_down_sums(ccq_calib *c, const ccq_calib_tokens *t, const ccq_linear *source_up,
                              const ccq_linear *up, ccq_down_sums *sums, ccq_error *err);

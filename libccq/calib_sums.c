@@ -42,11 +42,11 @@ static void divide(double *x, int64_t count, double by)
         x[i] /= by;
 }
 
-ccq_code ccq_calib_up_sums(ccq_calib *c, const ccq_calib_tokens *t, double *h, double *cross,
-                           ccq_error *err)
+ccq_code ccq_calib_up_sums(ccq_calib *c, const ccq_calib_tokens *t, int stream, double *h,
+                           double *cross, ccq_error *err)
 {
     int64_t k = c->model->arch->hidden;
-    float *coded = c->rows[CCQ_CODED_STREAM], *source = c->rows[CCQ_SOURCE_STREAM];
+    float *mine = c->rows[stream], *source = c->rows[CCQ_SOURCE_STREAM];
     ccq_code code = CCQ_OK;
     memset(h, 0, (size_t)(k * k) * sizeof *h);
     if (cross)
@@ -55,14 +55,14 @@ ccq_code ccq_calib_up_sums(ccq_calib *c, const ccq_calib_tokens *t, double *h, d
         int64_t n = smaller(t->count - at, c->chunk);
         code = ccq_engine_poll(c->engine, err);
         if (!code)
-            code = fetch_normed(c, CCQ_CODED_STREAM, t, at, n, err);
+            code = fetch_normed(c, stream, t, at, n, err);
         if (!code && cross)
             code = fetch_normed(c, CCQ_SOURCE_STREAM, t, at, n, err);
         if (code)
             break;
-        ccq_gram(&c->solver, coded, k, coded, k, n, k, k, h, k);
+        ccq_gram(&c->solver, mine, k, mine, k, n, k, k, h, k);
         if (cross)
-            ccq_gram(&c->solver, coded, k, source, k, n, k, k, cross, k);
+            ccq_gram(&c->solver, mine, k, source, k, n, k, k, cross, k);
     }
     divide(h, k * k, (double)t->count);
     divide(cross, k * k, (double)t->count);
@@ -132,4 +132,27 @@ ccq_code ccq_calib_down_sums(ccq_calib *c, const ccq_calib_tokens *t, const ccq_
     int64_t middle = t->count / 2;
     ccq_code code = half_sums(c, t, 0, middle, 0, source_up, up, sums, err);
     return code ? code : half_sums(c, t, middle, t->count, 1, source_up, up, sums, err);
+}
+
+ccq_code ccq_calib_hidden_sums(ccq_calib *c, const ccq_calib_tokens *t, const ccq_linear *up,
+                               double *h, ccq_error *err)
+{
+    int64_t n = c->model->arch->moe_inter;
+    double weight = 0;
+    ccq_code code = CCQ_OK;
+    memset(h, 0, (size_t)(n * n) * sizeof *h);
+    for (int64_t at = 0; at < t->count && !code; at += c->chunk) {
+        int64_t count = smaller(t->count - at, c->chunk);
+        const float *r = t->r + at;
+        if ((code = ccq_engine_poll(c->engine, err)) ||
+            (code = fetch_normed(c, CCQ_SOURCE_STREAM, t, at, count, err)))
+            break;
+        hidden_rows(c, up, c->rows[CCQ_SOURCE_STREAM], r, count, c->a);
+        for (int64_t i = 0; i < count; i++)
+            weight += (double)r[i] * (double)r[i];
+        ccq_gram(&c->solver, c->a, n, c->a, n, count, n, n, h, n);
+    }
+    if (weight > 0)
+        divide(h, n * n, weight);
+    return code;
 }

@@ -1,6 +1,7 @@
 /* Which tokens calibrate: windows spread evenly over the file, or ids drawn at random. */
 #include "libccq/calibrate.h"
 #include "libccq/run.h"
+#include "libccq/stats_file.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -78,6 +79,17 @@ static ccq_code check_model(const ccq_source *src, ccq_error *err)
     return CCQ_OK;
 }
 
+static ccq_code describe_file(ccq_calibration *c, const ccq_arch *a, ccq_error *err)
+{
+    ccq_stats_in *in = NULL;
+    ccq_code code = ccq_stats_open(&in, c->stats, a, err);
+    if (code)
+        return code;
+    ccq_stats_describe(in, c);
+    ccq_stats_close(in);
+    return ccq_calibration_check(c, err);
+}
+
 static ccq_code set_digest(ccq_calibration *c, const ccq_arch *arch, ccq_error *err)
 {
     int32_t *ids = ccq_calibration_ids(c, arch);
@@ -109,7 +121,7 @@ ccq_code ccq_calibration_resolve(ccq_quantize_options *o, const ccq_source *src,
     if ((code = check_scheme(o, err)) || (code = check_model(src, err)))
         return code;
     if (c->kind == CCQ_CALIBRATE_STATS)
-        return CCQ_OK;
+        return describe_file(c, a, err);
     if (c->tokens < 0 || c->tokens > INT32_MAX || c->count > INT32_MAX || c->window < 2 ||
         c->valid < 0 || c->valid > a->vocab)
         return ccq_fail(err, CCQ_USAGE, "calibration: tokens, window or vocabulary out of range");

@@ -6,8 +6,6 @@
 #include <string.h>
 #include <zlib.h>
 
-enum { BLOCK = 256, ROWS = 2048 };
-
 /* ---- Tensors ------------------------------------------------------------------------ */
 
 static int of_layer(const ccq_action *a, int64_t layer)
@@ -102,6 +100,14 @@ static int is_done(const ccq_calib *c, const ccq_action *a)
     return 1;
 }
 
+int ccq_calib_wanted(const ccq_calib *c, const ccq_action *a)
+{
+    for (int i = 0; i < a->tensors; i++)
+        if (c->sink->wants(c->sink->ctx, a->tensor[i]))
+            return 1;
+    return 0;
+}
+
 static void skip(ccq_calib *c, const ccq_action *a)
 {
     ccq_progress *done = &c->engine->done;
@@ -188,7 +194,7 @@ static ccq_code outside(ccq_calib *c, const ccq_action *a, ccq_error *err)
     return code;
 }
 
-static ccq_code all_outside(ccq_calib *c, ccq_error *err)
+ccq_code ccq_calib_outside(ccq_calib *c, ccq_error *err)
 {
     const ccq_plan *plan = c->engine->plan;
     ccq_code code = CCQ_OK;
@@ -214,105 +220,15 @@ static ccq_code layer_but_experts(ccq_calib *c, ccq_error *err)
     return code;
 }
 
-/* ---- The streams -------------------------------------------------------------------- */
-
-/* fn for the rows of each group of windows, of one stream. */
-typedef ccq_code (*group_fn)(ccq_calib *c, int stream, int64_t first, int64_t windows, float *x,
-                             ccq_error *err);
-
-static int64_t group_windows(const ccq_calibration *o)
-{
-    return o->window < ROWS ? ROWS / o->window : 1;
-}
-
-static ccq_code each_group(ccq_calib *c, int stream, group_fn fn, ccq_error *err)
-{
-    int64_t window = c->o->window, step = group_windows(c->o);
-    ccq_code code = CCQ_OK;
-    for (int64_t i = 0; i < c->o->windows && !code; i += step) {
-        int64_t count = c->o->windows - i < step ? c->o->windows - i : step;
-        uint64_t first = (uint64_t)(i * window), rows = (uint64_t)(count * window);
-        float *x = ccq_stream_get(c->x[stream], first, rows, c->group, err);
-        if ((code = ccq_engine_poll(c->engine, err)))
-            return code;
-        if (!x)
-            return err->code;
-        code = fn(c, stream, i, count, x, err);
-        if (!code)
-            code = ccq_stream_put(c->x[stream], first, rows, x, err);
-    }
-    return code;
-}
-
-static ccq_code embed_group(ccq_calib *c, int stream, int64_t first, int64_t windows, float *x,
-                            ccq_error *err)
-{
-    (void)stream;
-    return ccq_session_embed(c->session, c->ids + first * c->o->window, windows * c->o->window, x,
-                             err);
-}
-
-static ccq_code attend_group(ccq_calib *c, int stream, int64_t first, int64_t windows, float *x,
-                             ccq_error *err)
-{
-    int64_t window = c->o->window;
-    for (int64_t i = 0; i < windows; i++) {
-        c->span[i] = (ccq_span){.slot = (size_t)i, .sequence = (size_t)(first + i),
-                                .rows = window, .ids = c->ids + (first + i) * window};
-        ccq_session_reset(c->session, (size_t)i);
-    }
-    return ccq_session_attend(c->session, &c->layer[stream], c->number, c->span, (size_t)windows,
-                              x, err);
-}
-
-static ccq_code mlp_group(ccq_calib *c, int stream, int64_t first, int64_t windows, float *x,
-                          ccq_error *err)
-{
-    ccq_session_rows(c->session, first * c->o->window, windows * c->o->window);
-    return ccq_session_mlp(c->session, &c->layer[stream], c->number, x, err);
-}
-
-static ccq_code route_group(ccq_calib *c, int stream, int64_t first, int64_t windows, float *x,
-                            ccq_error *err)
-{
-    int64_t at = first * c->o->window, rows = windows * c->o->window, k = c->model->arch->moe_k;
-    float *h = c->rows[stream];
-    ccq_layer_norm_post(c->session, &c->layer[stream], x, rows, h);
-    return ccq_layer_route(c->session, &c->layer[stream], c->number, h, rows, at,
-                           c->choice + at * k, c->weight + at * k, NULL, err);
-}
-
 /* ---- Experts ------------------------------------------------------------------------ */
-
-/* Tokens by expert, ascending, with the chosen weights of a token summing to 1. */
-static void sort_tokens(ccq_calib *c)
-{
-    int64_t k = c->model->arch->moe_k, experts = c->model->arch->experts;
-    memset(c->start, 0, (size_t)(experts + 1) * sizeof *c->start);
-    for (int64_t i = 0; i < c->tokens * k; i++)
-        c->start[c->choice[i] + 1]++;
-    for (int64_t e = 0; e < experts; e++)
-        c->start[e + 1] += c->start[e];
-    for (int64_t t = 0; t < c->tokens; t++) {
-        float sum = 0;
-        for (int64_t j = 0; j < k; j++)
-            sum += c->weight[t * k + j];
-        for (int64_t j = 0; j < k; j++) {
-            int64_t at = c->start[c->choice[t * k + j]]++;
-            c->token[at] = (int32_t)t;
-            c->r[at] = sum > 0 ? c->weight[t * k + j] / sum : 0;
-        }
-    }
-    memmove(c->start + 1, c->start, (size_t)experts * sizeof *c->start);
-    c->start[0] = 0;
-}
 
 static ccq_code all_experts(ccq_calib *c, ccq_error *err)
 {
-    ccq_code code = each_group(c, CCQ_CODED_STREAM, route_group, err);
+    ccq_code code = c->out ? ccq_calib_keep(c, err) : CCQ_OK;
+    if (!code)
+        code = ccq_calib_route(c, CCQ_CODED_STREAM, err);
     if (code)
         return code;
-    sort_tokens(c);
     c->result->layer[c->result->layers++] =
         (ccq_calib_layer){.layer = c->number, .per_row = ccq_calib_per_row(c)};
     code = ccq_calib_layer_sums(c, err);
@@ -363,101 +279,13 @@ static ccq_code one_layer(ccq_calib *c, ccq_error *err)
     if (!code)
         code = layer_but_experts(c, err);
     for (int i = 0; i < CCQ_STREAMS && !code; i++)
-        code = each_group(c, i, attend_group, err);
+        code = ccq_calib_attend(c, i, err);
     if (!code && c->layer[CCQ_SOURCE_STREAM].moe)
         code = all_experts(c, err);
     for (int i = 0; i < CCQ_STREAMS && !code; i++)
-        code = each_group(c, i, mlp_group, err);
+        code = ccq_calib_mlp(c, i, err);
     end_layer(c);
     return code;
-}
-
-/* ---- Memory ------------------------------------------------------------------------- */
-
-static float *floats(int64_t rows, int64_t width)
-{
-    return malloc((size_t)rows * (size_t)width * sizeof(float));
-}
-
-static ccq_code open_rows(ccq_calib *c, ccq_error *err)
-{
-    const ccq_arch *a = c->model->arch;
-    int64_t h = a->hidden, n = a->moe_inter, k = a->moe_k, routed = c->tokens * k;
-    c->choice = malloc((size_t)routed * sizeof *c->choice);
-    c->weight = floats(routed, 1);
-    c->token = malloc((size_t)routed * sizeof *c->token);
-    c->r = floats(routed, 1);
-    c->start = calloc((size_t)a->experts + 1, sizeof *c->start);
-    for (int i = 0; i < CCQ_STREAMS; i++)
-        c->rows[i] = floats(c->chunk, h);
-    c->missing = floats(c->chunk, h);
-    c->group = floats(c->chunk, h);
-    c->gu = floats(c->chunk, 2 * n);
-    c->a = floats(c->chunk, n);
-    c->b = floats(c->chunk, n);
-    c->span = malloc((size_t)group_windows(c->o) * sizeof *c->span);
-    c->result->layer = calloc((size_t)a->layers + 1, sizeof *c->result->layer);
-    int good = c->choice && c->weight && c->token && c->r && c->start && c->rows[0] && c->rows[1] &&
-               c->missing && c->group && c->gu && c->a && c->b && c->span && c->result->layer;
-    return good ? CCQ_OK : ccq_fail(err, CCQ_NO_MEMORY, "calibration: out of memory");
-}
-
-static ccq_code open_session(ccq_calib *c, ccq_error *err)
-{
-    int64_t windows = group_windows(c->o), *capacity = malloc((size_t)windows * sizeof *capacity);
-    if (!capacity)
-        return ccq_fail(err, CCQ_NO_MEMORY, "calibration: out of memory");
-    for (int64_t i = 0; i < windows; i++)
-        capacity[i] = c->o->window;
-    c->chunk = (windows * c->o->window + BLOCK - 1) / BLOCK * BLOCK;
-    ccq_code code = ccq_session_open(&c->session, c->model, (size_t)windows, capacity, c->chunk,
-                                     err);
-    free(capacity);
-    return code;
-}
-
-static ccq_code open_model(ccq_calib *c, ccq_error *err)
-{
-    const ccq_quantize_run_options *run = c->engine->run;
-    ccq_model_options o = {.numerics = CCQ_EXACT, .rounding = CCQ_ROUND_FUSED, .ops = *run->ops,
-                           .pool = run->pool, .cancelled = run->cancelled, .cancel_ctx = run->ctx,
-                           .layered = 1};
-    return ccq_model_open(&c->model, c->engine->plan->src, &o, err);
-}
-
-static ccq_code start(ccq_calib *c, ccq_error *err)
-{
-    ccq_code code = open_model(c, err);
-    if (code || (code = open_session(c, err)) || (code = open_rows(c, err)))
-        return code;
-    c->ids = ccq_calibration_ids(c->o, c->model->arch);
-    if (!c->ids)
-        return ccq_fail(err, CCQ_NO_MEMORY, "calibration: out of memory");
-    for (int i = 0; i < CCQ_STREAMS && !code; i++)
-        code = ccq_stream_open(&c->x[i], (uint64_t)c->tokens,
-                               (uint64_t)c->model->arch->hidden * sizeof(float), NULL, err);
-    if (!code)
-        code = ccq_embed_load(c->model, err);
-    for (int i = 0; i < CCQ_STREAMS && !code; i++)
-        code = each_group(c, i, embed_group, err);
-    if (c->model)
-        ccq_embed_free(c->model);
-    return code;
-}
-
-static void finish(ccq_calib *c)
-{
-    for (int i = 0; i < CCQ_STREAMS; i++) {
-        ccq_stream_close(c->x[i]);
-        free(c->rows[i]);
-    }
-    ccq_calib_metric_free(&c->shared);
-    ccq_session_close(c->session);
-    ccq_model_close(c->model);
-    free(c->layer_h), free(c->layer_c);
-    free(c->choice), free(c->weight), free(c->token), free(c->r), free(c->start);
-    free(c->missing), free(c->group), free(c->gu), free(c->a), free(c->b);
-    free(c->span), free(c->ids);
 }
 
 ccq_code ccq_calibrate(ccq_engine *engine, const ccq_calib_sink *sink, ccq_quantize_result *result,
@@ -465,15 +293,25 @@ ccq_code ccq_calibrate(ccq_engine *engine, const ccq_calib_sink *sink, ccq_quant
 {
     ccq_error local;
     ccq_calib c = {.engine = engine, .o = &engine->plan->options.calibration, .sink = sink,
-                   .result = result, .solver = {.pool = engine->run->pool}};
+                   .result = result};
+    ccq_code code;
     err = err ? err : &local;
-    c.tokens = c.o->windows * c.o->window;
-    c.solver.ops = engine->run->ops->dense;
-    ccq_code code = start(&c, err);
+    result->layer = calloc((size_t)engine->plan->src->arch.layers + 1, sizeof *result->layer);
+    if (!result->layer)
+        return ccq_fail(err, CCQ_NO_MEMORY, "calibration: out of memory");
+    if (c.o->kind == CCQ_CALIBRATE_STATS)
+        return ccq_calib_from_stats(&c, err);
+    code = ccq_calib_open(&c, CCQ_STREAMS, err);
+    if (!code && c.o->save_stats)
+        code = ccq_stats_create(&c.out, c.o->save_stats, c.model->arch, c.o, err);
     if (!code)
-        code = all_outside(&c, err);
+        code = ccq_calib_outside(&c, err);
     for (c.number = 0; !code && c.number < c.model->arch->layers; c.number++)
         code = one_layer(&c, err);
-    finish(&c);
+    if (!code && c.out) {
+        code = ccq_stats_finish(c.out, err);
+        c.out = NULL;
+    }
+    ccq_calib_close(&c);
     return code;
 }

@@ -24,6 +24,8 @@ typedef struct ccq_calib_sink {
     /* CRC-32 of the bf16 values that an action is made from, before its last put. */
     void (*made_from)(void *ctx, const ccq_action *a, uint32_t crc);
     int (*done)(void *ctx, size_t tensor);
+    /* 1: this process is to write it, and has not. */
+    int (*wants)(void *ctx, size_t tensor);
     ccq_code (*read)(void *ctx, size_t tensor, void *dst, uint64_t size, ccq_error *err);
     int (*stopping)(void *ctx); /* 1: no tensor is to be begun any more */
     void *ctx;

@@ -143,6 +143,11 @@ static int sink_done(void *ctx, size_t tensor)
     return ccq_ledger_done(((ccq_job *)ctx)->ledger, tensor);
 }
 
+static int sink_wants(void *ctx, size_t tensor)
+{
+    return ccq_ledger_wants(((ccq_job *)ctx)->ledger, tensor);
+}
+
 static ccq_code sink_read(void *ctx, size_t tensor, void *dst, uint64_t size, ccq_error *err)
 {
     return ccq_ledger_read(((ccq_job *)ctx)->ledger, tensor, 0, dst, size, err);
@@ -155,7 +160,8 @@ static int sink_stopping(void *ctx)
 
 static ccq_code calibrated(ccq_job *j, ccq_quantize_result *result, ccq_error *err)
 {
-    const ccq_calib_sink sink = {sink_put, sink_made_from, sink_done, sink_read, sink_stopping, j};
+    const ccq_calib_sink sink = {sink_put, sink_made_from, sink_done, sink_wants, sink_read,
+                                 sink_stopping, j};
     return ccq_calibrate(&j->engine, &sink, result, err);
 }
 

@@ -88,6 +88,7 @@ typedef struct ccq_calibration {
     int64_t windows;        /* resolved */
     uint64_t seed;          /* RANDOM */
     int64_t valid;          /* RANDOM: ids below it; 0: the vocabulary */
+    int random;             /* STATS: of ids at random */
     int shared;             /* 1: one H a layer, 0 (default): one an expert */
     const char *stats;      /* STATS: the file; must outlive the plan */
     const char *save_stats; /* NULL, or where to keep one-shot statistics */
@@ -301,6 +302,10 @@ typedef struct ccq_quantize_result {
  * job, or another input), INTERRUPTED (finalize too: some processes are not done). */
 ccq_code ccq_quantize_run(const ccq_plan *plan, const ccq_quantize_run_options *run,
                           ccq_quantize_result *result, ccq_error *err);
+/* Gathers the statistics that options->calibration.save_stats names, and quantizes nothing.
+ * run: pool, ops, cancelled, and progress, whose tensors are layers here. */
+ccq_code ccq_stats_gather(const ccq_source *src, const ccq_quantize_options *options,
+                          const ccq_quantize_run_options *run, ccq_error *err);
 void ccq_quantize_result_free(ccq_quantize_result *result);
 
 /* ---- One tensor once more --------------------------------------------------- */
