@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 import unittest
+import xml.etree.ElementTree
 import zipfile
 
 TOP = pathlib.Path(__file__).resolve().parent
@@ -403,6 +404,82 @@ class Gates(Case):
                 ("{", 65):
             gate = self.file("g.json", text)
             run("--gate", gate, "--perplexity", tokens, "--window", 10, MICRO, status=status)
+
+
+class Junit(Case):
+    """--junit: well formed, whole or absent, one test case a gate beside the comparison."""
+
+    def suite(self, *args, status=0):
+        out = self.dir / "j.xml"
+        run(*args, "--junit", out, status=status)
+        top = xml.etree.ElementTree.parse(out).getroot()
+        self.assertEqual((top.tag, len(top)), ("testsuites", 1))
+        cases, suite = top.findall("testsuite/testcase"), top[0]
+        missed = [c for c in cases if c.find("failure") is not None]
+        for e in top, suite:
+            self.assertEqual((int(e.get("tests")), int(e.get("failures")), e.get("errors")),
+                             (len(cases), len(missed), "0"))
+        return suite, cases, missed
+
+    def test_gates(self):
+        gate = self.file("g.json", '{"max": {"mean_kld": -1, "ppl": 100}, "min": {"same_top": 0}}')
+        args = "--gate", gate, "--reference", MICRO / "reference.npz", MICRO
+        suite, cases, missed = self.suite(*args, status=1)
+        self.assertEqual([c.get("name").split()[0] for c in cases[1:]],
+                         ["mean_kld", "ppl", "same_top"])
+        self.assertEqual(cases[0].get("classname"), "ccq-run.reference")
+        said = document(*args, status=1)
+        self.assertEqual([c.get("name") for c in missed], ["mean_kld at most -1"])
+        words = missed[0].find("failure").get("message")
+        self.assertRegex(words, r"^mean_kld is [0-9.e-]+, at most -1 wanted$")
+        self.assertAlmostEqual(float(words.split()[2][:-1]), said["gates"][0]["value"], delta=1e-8)
+        figures = dict(l.split(": ") for l in cases[0].find("system-out").text.splitlines())
+        for name, value in said["statistics"].items():
+            if name != "vocab_valid":
+                self.assertAlmostEqual(float(figures[name]), value, delta=1e-8 * abs(value),
+                                       msg=name)
+        self.assertEqual(len({(c.get("classname"), c.get("name")) for c in cases}), len(cases))
+
+    def test_without_gates(self):
+        tokens = self.file("t.npy", npy("<i4", [20], range(20)))
+        suite, cases, missed = self.suite("--perplexity", tokens, "--window", 10, MICRO)
+        self.assertEqual((len(cases), missed), (1, []))
+        properties = {p.get("name"): p.get("value") for p in suite.iter("property")}
+        self.assertEqual(properties["tokens"], str(tokens))
+        self.assertEqual(properties["numerics"], "fastdeploy")
+        run("--prompt-ids", 1, "--junit", self.dir / "x", MICRO, status=64)
+
+    def test_hostile_names(self):
+        for name in ("a&b<c>\"d'e]]>", "\x01\x1b[31m\n", "\u00e9\ufffe\uffff\u0085\U0001f600",
+                     b"\xff\xc3(\xed\xa0\x80.npy"):
+            path = os.path.join(os.fsencode(self.dir), name.encode() if isinstance(name, str)
+                                else name)
+            with open(path, "wb") as f:
+                f.write(npy("<i4", [20], range(20)))
+            suite, cases, _ = self.suite("--baseline", MICRO, "--tokens", os.fsdecode(path),
+                                         "--window", 10, MICRO)
+            said = {p.get("name"): p.get("value") for p in suite.iter("property")}["tokens"]
+            if name == "a&b<c>\"d'e]]>":
+                self.assertTrue(said.endswith("a&b<c>\\\"d'e]]>"), said)
+
+    def test_whole_or_absent(self):
+        out = self.file("j.xml", "old")
+        gate = self.file("g.json", '{"max": {"greedy_agreement": 1}}')
+        tokens = self.file("t.npy", npy("<i4", [20], range(20)))
+        common = "--perplexity", tokens, "--window", 10, "--junit"
+        run(*common, out, "--gate", gate, MICRO, status=64)
+        run(*common, out, self.dir / "absent", status=66)
+        run(*common, tokens, MICRO, status=64)
+        run(*common, MICRO / "j.xml", MICRO, status=64)
+        run(*common, self.dir / "absent" / "j.xml", MICRO, status=73)
+        run(*common, out, "--trace", out, MICRO, status=64)
+        self.assertEqual(out.read_text(), "old")
+        self.assertEqual(len(list(self.dir.iterdir())), 3)
+        run(*common, out, "--trace", self.dir / "trace", MICRO)
+        xml.etree.ElementTree.parse(out)
+        self.assertEqual(len(list(self.dir.iterdir())), 4)
+        if os.path.exists("/dev/full"):
+            run(*common, "/dev/full", MICRO, status=73)
 
 
 class Bits(Case):

@@ -29,6 +29,8 @@ static const cli_option options[] = {
     {NULL, 0, "perplexity", "FILE", "perplexity over the tokens of FILE"},
     {NULL, 0, "window", "N", "tokens evaluated together (default 2048, at most the context)"},
     {NULL, 0, "gate", "FILE.json", "limits of statistics; exit 1 when one is missed"},
+    {NULL, 0, "junit", "FILE.xml",
+     "write the comparison and the gates as test results, which CI systems show"},
     {"Benchmark", 0, "bench", NULL,
      "time prefill and decode by kind of layer, beside the memory's rate; needs no prompt and no "
      "tokenizer"},
@@ -147,7 +149,8 @@ static int take_option(cli *c, run_options *o)
                  {"tokens", &o->tokens},
                  {"perplexity", &o->perplexity},
                  {"gate", &o->gate},
-                 {"trace", &o->trace}};
+                 {"trace", &o->trace},
+                 {"junit", &o->junit}};
 
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
         if (cli_is(c, files[i].name))
@@ -194,6 +197,8 @@ static int check_options(const cli *c, const run_options *o)
         return usage(c, "one of --reference, --baseline, --perplexity at a time");
     if (o->gate && !compares)
         return usage(c, "--gate needs --reference, --baseline or --perplexity");
+    if (o->junit && !compares)
+        return usage(c, "--junit needs --reference, --baseline or --perplexity");
     if (o->window && !o->baseline && !o->perplexity)
         return usage(c, "--window needs --baseline or --perplexity");
     if (o->save_reference && !o->sources.count && !o->reference)
@@ -259,7 +264,9 @@ static ccq_code work(run *r, ccq_error *err)
     /* run_save asks too, before it writes */
     if ((code = r->o->save_reference ? run_save(r, err) : run_check_stop(err)))
         return code;
-    return run_trace_commit(r, err);
+    if ((code = run_output_commit(&r->trace, err)))
+        return code;
+    return run_junit(r, err);
 }
 
 int main(int argc, char **argv)

@@ -21,7 +21,8 @@ typedef struct run_list {
 } run_list;
 
 typedef struct run_options {
-    const char *model, *baseline, *tokens, *reference, *save_reference, *perplexity, *gate, *trace;
+    const char *model, *baseline, *tokens, *reference, *save_reference, *perplexity, *gate;
+    const char *trace, *junit;
     run_list sources, stop, set;
     int numerics, rounding, order;                   /* order -1: as recorded */
     int blas, fp32_logits, chat, ignore_eos, greedy; /* greedy: --temperature 0 and the like */
@@ -66,6 +67,13 @@ typedef struct run_window_list {
     size_t rows;
 } run_window_list;
 
+/* A file that takes its name at the end. */
+typedef struct run_output {
+    FILE *f; /* NULL: none */
+    char *tmp;
+    const char *path, *what;
+} run_output;
+
 typedef struct run {
     cli *cli;
     run_options *o;
@@ -76,8 +84,7 @@ typedef struct run {
     prompt_list prompts;
     ccq_reference *ref;
     run_window_list windows;
-    FILE *trace; /* NULL: none */
-    char *trace_tmp;
+    run_output trace, junit;
     int64_t vocab, valid; /* valid: what may be drawn */
     int64_t valid_prompt; /* what a prompt may hold, beside added tokens */
     int64_t valid_compare;
@@ -113,12 +120,14 @@ void run_note_bias(const run *r, const ccq_model *model); /* NULL is fine */
 void run_hooks(run *r, ccq_run_hooks *hooks);
 /* run_files.c: inputs that cannot be read as files, outputs that would hurt an input. */
 ccq_code run_check_files(const run *r, ccq_error *err);
-/* run_trace.c: the trace is written beside its place and takes it at the end. */
-ccq_code run_trace_open(run *r, ccq_error *err);
+/* run_output.c: written beside its place, which it takes at the end. path NULL: nothing. */
+ccq_code run_output_open(run_output *o, const char *path, const char *what, ccq_error *err);
+ccq_code run_output_commit(run_output *o, ccq_error *err);
+void run_output_abandon(run_output *o);
+/* run_trace.c, run_junit.c */
 void run_trace_row(void *ctx, size_t sequence, int64_t position, int32_t id,
                    const ccq_routes *one);
-ccq_code run_trace_commit(run *r, ccq_error *err);
-void run_trace_abandon(run *r);
+ccq_code run_junit(run *r, ccq_error *err);
 /* run_stop.c: SIGINT and SIGTERM. */
 void run_catch_signals(void);
 int run_stopped(void *unused);
@@ -143,6 +152,8 @@ void run_write_bench(ccq_jw *w, const run *r);
 void run_print_bench(const run *r);
 /* run_report.c: an exit code; run_statistics.c */
 int run_report(run *r);
+/* Value and limit with as many digits as it takes to tell them apart. */
+void run_gate_numbers(const ccq_gate *g, char value[32], char limit[32]);
 void run_print_statistics(const run *r);
 
 #endif

@@ -81,8 +81,9 @@ ccq_code run_check_files(const run *r, ccq_error *err)
                         {"reference", o->reference},
                         {"perplexity", o->perplexity},
                         {"gate", o->gate}};
-    const named out[] = {{"trace", o->trace}, {"save-reference", o->save_reference}};
-    size_t count = sizeof in / sizeof *in;
+    const named out[] = {
+        {"trace", o->trace}, {"junit", o->junit}, {"save-reference", o->save_reference}};
+    size_t count = sizeof in / sizeof *in, outs = sizeof out / sizeof *out;
     ccq_code code;
 
     for (size_t i = 0; i < count; i++)
@@ -93,10 +94,15 @@ ccq_code run_check_files(const run *r, ccq_error *err)
         if (o->sources.kind[i] == 'f' && (code = check_input(&prompts, err)))
             return code;
     }
-    for (size_t i = 0; i < 2; i++)
+    for (size_t i = 0; i < outs; i++)
         if ((code = check_output(r, &out[i], in, count, err)))
             return code;
-    if (o->trace && o->save_reference && same_place(o->trace, o->save_reference))
-        return fail(&out[0], CCQ_USAGE, "--save-reference names it too", err);
+    for (size_t i = 0; i < outs; i++)
+        for (size_t j = i + 1; j < outs; j++)
+            if (out[i].path && out[j].path && same_place(out[i].path, out[j].path)) {
+                char what[64];
+                snprintf(what, sizeof what, "--%s names it too", out[j].option);
+                return fail(&out[i], CCQ_USAGE, what, err);
+            }
     return CCQ_OK;
 }

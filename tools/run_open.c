@@ -172,7 +172,7 @@ void run_hooks(run *r, ccq_run_hooks *hooks)
     hooks->ctx = r;
     hooks->memory = on_memory;
     hooks->layers = on_layers;
-    hooks->trace = r->trace ? run_trace_row : NULL;
+    hooks->trace = r->trace.f ? run_trace_row : NULL;
     hooks->progress = on_progress;
 }
 
@@ -230,7 +230,9 @@ static ccq_code open_headers(run *r, ccq_error *err)
     note_settings(r);
     if ((code = run_check_stop(err)))
         return code;
-    return run_trace_open(r, err);
+    if ((code = run_output_open(&r->trace, r->o->trace, "trace", err)))
+        return code;
+    return run_output_open(&r->junit, r->o->junit, "JUnit file", err);
 }
 
 ccq_code run_open(run *r, ccq_error *err)
@@ -259,7 +261,8 @@ void run_close(run *r)
     free(r->sequence);
     free(r->greedy);
     free(r->gates);
-    run_trace_abandon(r);
+    run_output_abandon(&r->trace);
+    run_output_abandon(&r->junit);
     prompts_free(&r->prompts);
     run_free_windows(&r->windows);
     ccq_reference_free(r->ref);

@@ -222,8 +222,7 @@ static int print_sequences(const run *r)
     return CLI_OK;
 }
 
-/* Value and limit with as many digits as it takes to tell them apart. */
-static void two_numbers(const ccq_gate *g, char value[32], char limit[32])
+void run_gate_numbers(const ccq_gate *g, char value[32], char limit[32])
 {
     for (int digits = 6; digits <= 17; digits++) {
         snprintf(value, 32, "%.*g", digits, g->value);
@@ -242,7 +241,7 @@ static void print_gates(const run *r)
     printf("====== Gates ======\n");
     for (size_t i = 0; i < r->gate_count; i++) {
         const ccq_gate *g = &r->gates[i];
-        two_numbers(g, value, limit);
+        run_gate_numbers(g, value, limit);
         printf("%-24s %s %s %s  %s\n", ccq_figure_name(g->figure), value, g->min ? ">=" : "<=",
                limit, g->ok ? "ok" : "MISSED");
     }
@@ -278,7 +277,7 @@ int run_report(run *r)
         const ccq_gate *g = &r->gates[i];
         if (g->ok)
             continue;
-        two_numbers(g, value, limit);
+        run_gate_numbers(g, value, limit);
         cli_error(r->cli, "gate missed: %s is %s, %s %s wanted", ccq_figure_name(g->figure), value,
                   g->min ? "at least" : "at most", limit);
     }
