@@ -14,9 +14,10 @@ struct ccq_checkpoint {
     ccq_file *files; /* by shard */
     ccq_shard *shards;
     size_t shard_count, opened;
-    ccq_tensor *tensors; /* by name */
+    ccq_tensor *tensors; /* in the order of the files, or of the index */
     size_t count;
-    ccq_names names; /* number = place in tensors */
+    ccq_names names;   /* number = place in tensors */
+    uint32_t *by_name; /* places */
     int pickled;     /* .pdparams shards */
     ccq_parts *part_list;
     const ccq_parts **parts; /* by place; NULL: no tensor here is in parts */
@@ -41,6 +42,7 @@ void ccq_checkpoint_close(ccq_checkpoint *ck)
     free(ck->files);
     free(ck->shards);
     free(ck->tensors);
+    free(ck->by_name);
     free(ck->unlisted);
     free(ck->parts);
     ccq_names_free_table(&ck->names);
@@ -52,12 +54,6 @@ void ccq_checkpoint_close(ccq_checkpoint *ck)
 static int by_text(const void *a, const void *b)
 {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
-
-static int by_name(const void *a, const void *b)
-{
-    const ccq_tensor *x = a, *y = b;
-    return strcmp(x->name, y->name);
 }
 
 static ccq_code alloc_shards(ccq_checkpoint *ck, size_t n, ccq_error *err)
@@ -122,7 +118,8 @@ static ccq_code add_unlisted(ccq_checkpoint *ck, const char *name, ccq_error *er
     return CCQ_OK;
 }
 
-/* The tensors of a shard that the index names; found ones get shard UINT32_MAX there. */
+/* The tensors of a shard that the index names, each to its number there; found ones
+ * get shard UINT32_MAX in the index. */
 static ccq_code take_listed(ccq_checkpoint *ck, const ccq_st *st, uint32_t shard, ccq_error *err)
 {
     if (!ck->tensors && !(ck->tensors = malloc(ck->index.names.count * sizeof *ck->tensors)))
@@ -132,7 +129,8 @@ static ccq_code take_listed(ccq_checkpoint *ck, const ccq_st *st, uint32_t shard
         uint32_t k = ccq_names_find(&ck->index.names, t->name, strlen(t->name));
         if (k != CCQ_NO_NAME && ck->index.shard[k] == shard) {
             ck->index.shard[k] = UINT32_MAX;
-            ck->tensors[ck->count++] = *t;
+            ck->tensors[k] = *t;
+            ck->count++;
         } else {
             ccq_code code = add_unlisted(ck, t->name, err);
             if (code)
@@ -181,10 +179,11 @@ static ccq_code read_shard(ccq_checkpoint *ck, uint32_t shard, ccq_error *err)
     if (!ck->indexed) {
         ck->tensors = st.tensors;
         ck->count = st.count;
+        ck->names = st.names;
         return CCQ_OK;
     }
     code = take_listed(ck, &st, shard, err);
-    free(st.tensors);
+    ccq_st_free(&st);
     return code;
 }
 
@@ -214,7 +213,23 @@ static ccq_code find_parts(ccq_checkpoint *ck, ccq_error *err)
     return CCQ_OK;
 }
 
-/* Reads all shards, then sorts and numbers the names. */
+/* The files bring no table of their own. */
+static ccq_code number_pickled(ccq_checkpoint *ck, ccq_error *err)
+{
+    ccq_names_reserve(&ck->names, ck->count);
+    for (size_t i = 0; i < ck->count; i++) {
+        const ccq_tensor *t = &ck->tensors[i];
+        int added = ccq_names_add(&ck->names, t->name);
+        if (added < 0)
+            return no_memory(err);
+        if (!added)
+            return ccq_fail_name(err, CCQ_DUPLICATE, ck->files[t->shard].path, t->name,
+                                 "is in another file too");
+    }
+    return find_parts(ck, err);
+}
+
+/* Reads all shards, then numbers and sorts the names. */
 static ccq_code read_shards(ccq_checkpoint *ck, const char *index_path, ccq_error *err)
 {
     ccq_code code = CCQ_OK;
@@ -222,22 +237,15 @@ static ccq_code read_shards(ccq_checkpoint *ck, const char *index_path, ccq_erro
         code = read_shard(ck, (uint32_t)i, err);
     if (!code && ck->indexed)
         code = check_found(ck, index_path, err);
-    if (code)
-        return code;
-    ccq_names_free_table(&ck->index.names);
-    if (ck->count > 1)
-        qsort(ck->tensors, ck->count, sizeof *ck->tensors, by_name);
-    ccq_names_reserve(&ck->names, ck->count);
-    for (size_t i = 0; i < ck->count; i++) {
-        const ccq_tensor *t = &ck->tensors[i];
-        int added = ccq_names_add(&ck->names, t->name);
-        if (added < 0)
-            return no_memory(err);
-        if (!added) /* only between .pdparams files */
-            return ccq_fail_name(err, CCQ_DUPLICATE, ck->files[t->shard].path, t->name,
-                                 "is in another file too");
+    if (!code && ck->indexed) { /* all of them are found: the numbers are places */
+        ck->names = ck->index.names;
+        memset(&ck->index.names, 0, sizeof ck->index.names);
     }
-    return find_parts(ck, err);
+    if (!code && ck->pickled)
+        code = number_pickled(ck, err);
+    if (!code && !(ck->by_name = ccq_names_sorted(&ck->names)))
+        code = no_memory(err);
+    return code;
 }
 
 static ccq_code open_indexed(ccq_checkpoint *ck, const char *dir, const char *index_path,
@@ -366,7 +374,7 @@ size_t ccq_checkpoint_count(const ccq_checkpoint *ck)
 
 const ccq_tensor *ccq_checkpoint_at(const ccq_checkpoint *ck, size_t i)
 {
-    return i < ck->count ? &ck->tensors[i] : NULL;
+    return i < ck->count ? &ck->tensors[ck->by_name[i]] : NULL;
 }
 
 const ccq_tensor *ccq_checkpoint_find(const ccq_checkpoint *ck, const char *name)

@@ -45,8 +45,11 @@ uint32_t ccq_names_find(const ccq_names *t, const char *name, size_t len);
 void ccq_names_reserve(ccq_names *t, size_t count);
 /* 1: added under number count - 1; 0: already there; -1: out of memory. */
 int ccq_names_add(ccq_names *t, const char *name);
+int ccq_names_add_n(ccq_names *t, const char *name, size_t len);
 /* Copies into the arena when new. */
 int ccq_names_intern(ccq_names *t, ccq_arena *a, const char *name, size_t len);
+/* The numbers in the order of the names (bytes), malloc'd; NULL: out of memory. */
+uint32_t *ccq_names_sorted(const ccq_names *t);
 void ccq_names_free_table(ccq_names *t);
 
 /* Has this object (numbered by the caller) this key already? 0 = yes, 1 = now it has, -1. */
@@ -54,17 +57,21 @@ int ccq_names_once(ccq_names *t, ccq_arena *a, uint64_t object, const char *key,
 
 /* ---- One .safetensors file -------------------------------------------------- */
 typedef struct ccq_st {
-    ccq_tensor *tensors; /* sorted by offset; malloc'd, the caller's */
+    ccq_tensor *tensors; /* in the order of the header; malloc'd */
     size_t count;
+    ccq_names names;      /* number = place in tensors */
     uint64_t header_size; /* N */
     uint32_t header_crc;  /* of the 8 + N bytes */
     const char *format;   /* __metadata__.format, or NULL; in the arena */
 } ccq_st;
 
 /* Reads and checks the header of an open file (docs/format.md has the order of
- * checks). Names and shapes go into the arena; shard is set in every tensor. */
+ * checks). Shapes and the header itself, whose names stay where they are, go into the
+ * arena; shard is set in every tensor. After a failure there is nothing to free. */
 ccq_code ccq_st_read(ccq_st *st, const ccq_file *file, uint32_t shard, ccq_arena *arena,
                      ccq_error *err);
+/* What the caller did not take (and set to 0). */
+void ccq_st_free(ccq_st *st);
 
 /* Its second half: while the header is read, offset and bytes of a tensor hold
  * begin and end. Order, holes, overlaps and sizes are checked; then offset is

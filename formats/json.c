@@ -217,9 +217,25 @@ static ccq_json_event escaped_string(ccq_json *j, size_t from, ccq_json_event ev
     return event;
 }
 
+#define EACH UINT64_C(0x0101010101010101)
+
+/* Passes bytes eight at a time while none of them is a quote, a backslash, a control
+ * byte or past ASCII. */
+static size_t plain_run(const ccq_json *j, size_t i)
+{
+    for (uint64_t x, quote, slash; j->size - i >= 8; i += 8) {
+        memcpy(&x, j->src + i, 8);
+        quote = x ^ EACH * '"';
+        slash = x ^ EACH * '\\';
+        if ((x | (x - EACH * 0x20) | (quote - EACH) | (slash - EACH)) & EACH * 0x80)
+            break;
+    }
+    return i;
+}
+
 static ccq_json_event string(ccq_json *j, ccq_json_event event)
 {
-    size_t from = j->begin = j->at, i = from + 1;
+    size_t from = j->begin = j->at, i = plain_run(j, from + 1);
     for (; i < j->size; i++) {
         unsigned char c = (unsigned char)j->src[i];
         if (c == '"' || c == '\\' || c < 0x20)

@@ -14,11 +14,11 @@ typedef struct reader {
     ccq_arena *arena;
     ccq_error *err;
     ccq_st *st;
+    char *text; /* of the header */
     size_t cap;
     uint32_t shard;
     uint64_t objects; /* objects numbered so far, for repeated keys */
-    ccq_names names;  /* tensors */
-    ccq_names keys;   /* of every other object */
+    ccq_names keys;   /* of every object but that of the tensors */
     ccq_arena scrap;  /* their text */
 } reader;
 
@@ -213,14 +213,31 @@ static ccq_code keep(reader *r, draft *d)
         st->tensors = list;
         r->cap = cap;
     }
-    uint64_t *shape = ccq_arena_alloc(r->arena, d->t.rank * sizeof *shape);
-    if (!shape)
-        return no_memory(r);
-    memcpy(shape, d->shape, d->t.rank * sizeof *shape);
-    d->t.shape = shape;
+    const ccq_tensor *before = st->count ? &st->tensors[st->count - 1] : NULL;
+    size_t size = d->t.rank * sizeof *d->shape;
+    if (before && before->rank == d->t.rank && memcmp(before->shape, d->shape, size) == 0) {
+        d->t.shape = before->shape; /* experts come in rows */
+    } else {
+        uint64_t *shape = ccq_arena_alloc(r->arena, size);
+        if (!shape)
+            return no_memory(r);
+        d->t.shape = memcpy(shape, d->shape, size);
+    }
     d->t.shard = r->shard;
     st->tensors[st->count++] = d->t;
     return CCQ_OK;
+}
+
+/* The scanner's last token, with a NUL behind it: where it stands, the quote is not
+ * needed any more. */
+static char *keep_name(reader *r)
+{
+    ccq_json *j = &r->json;
+    char *name = r->text + j->begin + 1;
+    if (j->text != name)
+        return ccq_arena_text(r->arena, j->text, j->len);
+    name[j->len] = 0;
+    return name;
 }
 
 /* "name": {...}; the key is the scanner's last token. */
@@ -234,12 +251,12 @@ static ccq_code read_tensor(reader *r)
         return fault(r, CCQ_LIMIT, NULL, "tensor name longer than 4096 bytes");
     if (memchr(j->text, 0, j->len))
         return fault(r, CCQ_NAME, NULL, "a tensor name holds a NUL");
-    if (!(d.t.name = ccq_arena_text(r->arena, j->text, j->len)))
+    if (!(d.t.name = keep_name(r)))
         return no_memory(r);
-    int added = ccq_names_add(&r->names, d.t.name);
+    int added = ccq_names_add_n(&r->st->names, d.t.name, j->len);
     if (added <= 0)
         return added ? no_memory(r) : fault(r, CCQ_DUPLICATE, d.t.name, "tensor named twice");
-    if (r->names.count > CCQ_MAX_TENSORS)
+    if (r->st->names.count > CCQ_MAX_TENSORS)
         return fault(r, CCQ_LIMIT, d.t.name, "more than 1000000 tensors");
     if ((e = ccq_json_next(j)) == CCQ_JSON_ERROR)
         return json_fault(r);
@@ -291,7 +308,7 @@ static ccq_code read_object(reader *r)
 static ccq_code grammar_first(reader *r, ccq_code code)
 {
     ccq_json *j = &r->json;
-    uint64_t tensors = r->names.count;
+    uint64_t tensors = r->st->names.count;
     for (;;) {
         ccq_json_event e = ccq_json_next(j);
         if (e == CCQ_JSON_END)
@@ -307,19 +324,18 @@ static ccq_code grammar_first(reader *r, ccq_code code)
     }
 }
 
-static ccq_code scan(ccq_st *st, const ccq_file *file, const char *text, uint32_t shard,
+static ccq_code scan(ccq_st *st, const ccq_file *file, char *text, uint32_t shard,
                      ccq_arena *arena, ccq_error *err)
 {
     const ccq_json_limits limits = {4, CCQ_MAX_HEADER, CCQ_MAX_NUMBERS};
-    reader r = {.file = file, .arena = arena, .err = err, .st = st, .shard = shard};
-    ccq_names_reserve(&r.names,
-                      (size_t)st->header_size / 128); /* a usual entry has 80 to 120 bytes */
+    reader r = {.file = file, .arena = arena, .err = err, .st = st, .text = text, .shard = shard};
+    ccq_names_reserve(&st->names,
+                      (size_t)st->header_size / 96); /* a usual entry has 80 to 140 bytes */
     ccq_json_init(&r.json, text, (size_t)st->header_size, &limits);
     ccq_code code = read_object(&r);
     if (code && code != CCQ_NO_MEMORY && r.json.code == CCQ_OK)
         code = grammar_first(&r, code);
     ccq_json_free(&r.json);
-    ccq_names_free_table(&r.names);
     ccq_names_free_table(&r.keys);
     ccq_arena_free(&r.scrap);
     return code;
@@ -347,7 +363,7 @@ ccq_code ccq_st_read(ccq_st *st, const ccq_file *file, uint32_t shard, ccq_arena
         return ccq_fail_file(err, CCQ_HEADER_LENGTH, file->path,
                              "header of %llu bytes in a file of %llu", (unsigned long long)n,
                              (unsigned long long)file->size);
-    char *text = malloc((size_t)n + 1);
+    char *text = ccq_arena_alloc(arena, (size_t)n + 1);
     if (!text)
         return ccq_fail_file(err, CCQ_NO_MEMORY, file->path, "no memory for the header");
     st->header_size = n;
@@ -360,15 +376,19 @@ ccq_code ccq_st_read(ccq_st *st, const ccq_file *file, uint32_t shard, ccq_arena
         else
             code = scan(st, file, text, shard, arena, err);
     }
-    free(text);
     if (!code)
         code = ccq_st_check_layout(st, file, err);
     if (!code)
         code = ccq_file_recheck(file, err);
-    if (code) {
-        free(st->tensors);
-        st->tensors = NULL;
-        st->count = 0;
-    }
+    if (code)
+        ccq_st_free(st);
     return code;
+}
+
+void ccq_st_free(ccq_st *st)
+{
+    free(st->tensors);
+    ccq_names_free_table(&st->names);
+    st->tensors = NULL;
+    st->count = 0;
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 
 struct ccq_chunk {
@@ -18,6 +19,17 @@ struct ccq_slot {
     uint32_t number; /* + 1; 0 = free */
 };
 
+/* A large block is filled at once, or read at random: in pages of 2 MiB that is faster
+ * by a fifth. Only advice: what comes of it does not matter. */
+static void *large(void *p, size_t size)
+{
+    const uintptr_t page = (uintptr_t)2 << 20;
+    uintptr_t from = ((uintptr_t)p + page - 1) & ~(page - 1), to = (uintptr_t)p + size;
+    if (p && from < to && to - from >= 2 * page)
+        (void)madvise((char *)p + (from - (uintptr_t)p), (to - from) & ~(page - 1), MADV_HUGEPAGE);
+    return p;
+}
+
 static char *take(ccq_arena *a, size_t size, size_t align)
 {
     struct ccq_chunk *c = a->head;
@@ -30,6 +42,7 @@ static char *take(ccq_arena *a, size_t size, size_t align)
             room = size;
         if (room > SIZE_MAX - sizeof *c || !(c = malloc(sizeof *c + room)))
             return NULL;
+        large(c, sizeof *c + room);
         c->next = a->head;
         c->size = room;
         a->head = c;
@@ -119,7 +132,7 @@ static uint32_t probe(const ccq_names *t, uint32_t h, const char *name, size_t l
 
 static int resize(ccq_names *t, uint32_t slots)
 {
-    struct ccq_slot *slot = calloc(slots, sizeof *slot);
+    struct ccq_slot *slot = large(calloc(slots, sizeof *slot), slots * sizeof *slot);
     if (!slot)
         return -1;
     if (!t->mask && getrandom(t->key, sizeof t->key, GRND_NONBLOCK) != sizeof t->key)
@@ -187,6 +200,11 @@ int ccq_names_add(ccq_names *t, const char *name)
     return add(t, NULL, name, strlen(name));
 }
 
+int ccq_names_add_n(ccq_names *t, const char *name, size_t len)
+{
+    return add(t, NULL, name, len);
+}
+
 int ccq_names_intern(ccq_names *t, ccq_arena *a, const char *name, size_t len)
 {
     return add(t, a, name, len);
@@ -203,6 +221,26 @@ int ccq_names_once(ccq_names *t, ccq_arena *a, uint64_t object, const char *key,
     if (text != small)
         free(text);
     return added;
+}
+
+static int by_name(const void *a, const void *b, void *names)
+{
+    const char *const *name = names;
+    const uint32_t *x = a, *y = b;
+    return strcmp(name[*x], name[*y]);
+}
+
+uint32_t *ccq_names_sorted(const ccq_names *t)
+{
+    size_t n = t->count;
+    uint32_t *order = malloc(n * sizeof *order + 1);
+    if (!order)
+        return NULL;
+    for (uint32_t i = 0; i < n; i++)
+        order[i] = i;
+    if (n > 1)
+        qsort_r(order, n, sizeof *order, by_name, t->name);
+    return order;
 }
 
 void ccq_names_free_table(ccq_names *t)
