@@ -261,9 +261,13 @@ done:
     return code;
 }
 
-ccq_code ccq_calib_plain(ccq_engine *engine, const ccq_action *a, const uint16_t *w,
+ccq_code ccq_calib_plain(ccq_engine *engine, const ccq_action *a, const ccq_weight *w,
                          ccq_planes *planes, ccq_outcome *outcome, ccq_error *err)
 {
-    ccq_columns c = {.a = a, .n0 = 0, .nc = a->n, .w = w};
+    ccq_columns c = {.a = a, .n0 = 0, .nc = a->n};
+    if (w->type == CCQ_W_F32)
+        c.f = w->data;
+    else
+        c.w = w->data;
     return ccq_quantize_columns(engine, &c, planes, outcome, err);
 }

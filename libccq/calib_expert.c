@@ -101,7 +101,10 @@ static ccq_code start(matrix *m, const ccq_calib *c, const ccq_action *a, const 
     m->h = malloc(square(a->k));
     if (!m->w || !m->target || !m->h)
         return no_memory(a->entry->name, err);
-    c->engine->run->ops->widen(from->w.data, (int64_t)count, m->w);
+    if (from->w.type == CCQ_W_F32)
+        memcpy(m->w, from->w.data, count * sizeof *m->w);
+    else
+        c->engine->run->ops->widen(from->w.data, (int64_t)count, m->w);
     memcpy(m->target, m->w, count * sizeof *m->w);
     return ccq_calib_planes(a, &m->planes, err);
 }
@@ -230,7 +233,7 @@ static ccq_code plain(ccq_calib *c, const ccq_action *a, const ccq_linear *from,
     ccq_outcome outcome = {0};
     ccq_code code = ccq_calib_planes(a, &planes, err);
     if (!code)
-        code = ccq_calib_plain(c->engine, a, from->w.data, &planes, &outcome, err);
+        code = ccq_calib_plain(c->engine, a, &from->w, &planes, &outcome, err);
     if (!code)
         code = ccq_calib_write(c, a, from, &planes, &outcome, to, err);
     free(planes.memory);

@@ -28,8 +28,8 @@ void ccq_calib_metric_free(ccq_calib_metric *m);
 ccq_code ccq_calib_encode(const ccq_engine *engine, const ccq_action *a, const ccq_calib_metric *m,
                           const float *w, const float *target, ccq_planes *planes,
                           ccq_outcome *outcome, ccq_error *err);
-/* The same without statistics. */
-ccq_code ccq_calib_plain(ccq_engine *engine, const ccq_action *a, const uint16_t *w,
+/* The same without statistics, of bf16 or fp32. */
+ccq_code ccq_calib_plain(ccq_engine *engine, const ccq_action *a, const ccq_weight *w,
                          ccq_planes *planes, ccq_outcome *outcome, ccq_error *err);
 
 /* ---- The state ------------------------------------------------------------------- */
@@ -106,7 +106,7 @@ const ccq_action *ccq_calib_action(const ccq_calib *c, ccq_role role, ccq_block 
                                    int64_t expert);
 /* Planes with memory of their own. */
 ccq_code ccq_calib_planes(const ccq_action *a, ccq_planes *planes, ccq_error *err);
-/* Writes the planes that were made from a bf16 matrix; their memory goes to q. */
+/* Writes the planes that were made from a bf16 or fp32 matrix; their memory goes to q. */
 ccq_code ccq_calib_write(ccq_calib *c, const ccq_action *a, const ccq_linear *from,
                          ccq_planes *planes, const ccq_outcome *outcome, ccq_linear *q,
                          ccq_error *err);
@@ -119,7 +119,8 @@ int ccq_calib_wanted(const ccq_calib *c, const ccq_action *a);
 ccq_code ccq_calib_outside(ccq_calib *c, ccq_error *err);
 /* INTERRUPTED when no further tensor is to be begun. */
 ccq_code ccq_calib_poll(ccq_calib *c, ccq_error *err);
-/* A tensor that stays as it is; q (NULL allowed) borrows what from has. */
+/* A tensor that stays float; q (NULL allowed) borrows what from has, or holds what becomes
+ * of its fp32 as it is stored. */
 ccq_code ccq_calib_copy(ccq_calib *c, const ccq_action *a, const ccq_linear *from, ccq_linear *q,
                         ccq_error *err);
 

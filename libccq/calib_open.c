@@ -52,7 +52,7 @@ static ccq_code open_model(ccq_calib *c, ccq_error *err)
     const ccq_quantize_run_options *run = c->engine->run;
     ccq_model_options o = {.numerics = CCQ_EXACT, .rounding = CCQ_ROUND_FUSED, .ops = *run->ops,
                            .pool = run->pool, .cancelled = run->cancelled, .cancel_ctx = run->ctx,
-                           .layered = 1};
+                           .layered = 1, .transform = c->engine->plan->transform};
     return ccq_model_open(&c->model, c->engine->plan->src, &o, err);
 }
 

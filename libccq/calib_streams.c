@@ -29,9 +29,11 @@ static ccq_code each_group(ccq_calib *c, int stream, group_fn fn, ccq_error *err
 static ccq_code embed_group(ccq_calib *c, int stream, int64_t first, int64_t windows, float *x,
                             ccq_error *err)
 {
-    (void)stream;
-    return ccq_session_embed(c->session, c->ids + first * c->o->window, windows * c->o->window, x,
-                             err);
+    int64_t rows = windows * c->o->window;
+    ccq_code code = ccq_session_embed(c->session, c->ids + first * c->o->window, rows, x, err);
+    if (!code && stream == CCQ_CODED_STREAM) /* as it is stored: a transform makes fp32 of it */
+        c->engine->run->ops->round(x, rows * c->model->arch->hidden, x);
+    return code;
 }
 
 static ccq_code attend_group(ccq_calib *c, int stream, int64_t first, int64_t windows, float *x,

@@ -62,6 +62,10 @@ static ccq_code check_scheme(const ccq_quantize_options *o, ccq_error *err)
                         "calibration with tensor-parallel %d: quantize without, since a slice of "
                         "down has other inputs than the whole",
                         o->tensor_parallel);
+    if (o->transform && (o->calibration.kind == CCQ_CALIBRATE_STATS || o->calibration.save_stats))
+        return ccq_fail(err, CCQ_USAGE,
+                        "statistics in a file are those of the model without a transform: "
+                        "--calibration alone goes with --transform");
     return CCQ_OK;
 }
 

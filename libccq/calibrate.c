@@ -2,6 +2,8 @@
  * the experts, and on. */
 #include "libccq/calib_internal.h"
 
+#include "kernels/convert.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <zlib.h>
@@ -79,7 +81,8 @@ ccq_code ccq_calib_write(ccq_calib *c, const ccq_action *a, const ccq_linear *fr
                          ccq_error *err)
 {
     const ccq_calib_sink *sink = c->sink;
-    size_t size = 2 * (size_t)a->k * (size_t)a->n;
+    size_t wide = from->w.type == CCQ_W_F32 ? sizeof(float) : sizeof(uint16_t);
+    size_t size = wide * (size_t)a->k * (size_t)a->n;
     ccq_code code = CCQ_OK;
     sink->made_from(sink->ctx, a, (uint32_t)crc32_z(0, from->w.data, size));
     for (int i = 0; i < planes->count && !code; i++)
@@ -135,15 +138,31 @@ ccq_code ccq_calib_resume(ccq_calib *c, const ccq_action *a, ccq_linear *q, int 
     return CCQ_OK;
 }
 
+/* q = from as it is stored. */
+static ccq_code take_copy(const ccq_linear *from, ccq_linear *q, ccq_error *err)
+{
+    int64_t count = from->w.k * from->w.n;
+    uint16_t *x;
+    *q = *from;
+    q->memory = NULL;
+    if (from->w.type != CCQ_W_F32)
+        return CCQ_OK;
+    x = malloc((size_t)count * sizeof *x);
+    if (!x)
+        return ccq_fail(err, CCQ_NO_MEMORY, "layer: out of memory");
+    ccq_f32_to_bf16_row(from->w.data, count, x);
+    q->w.type = CCQ_W_BF16;
+    q->w.data = q->memory = x;
+    return CCQ_OK;
+}
+
 ccq_code ccq_calib_copy(ccq_calib *c, const ccq_action *a, const ccq_linear *from, ccq_linear *q,
                         ccq_error *err)
 {
     const ccq_outcome none = {0};
-    ccq_code code = CCQ_OK;
-    if (q) {
-        *q = *from;
-        q->memory = NULL;
-    }
+    ccq_code code = q ? take_copy(from, q, err) : CCQ_OK;
+    if (code)
+        return code;
     if (is_done(c, a)) {
         skip(c, a);
         return CCQ_OK;
@@ -181,16 +200,13 @@ static ccq_linear *linear_of(ccq_layer *l, const ccq_entry *e)
 static ccq_code outside(ccq_calib *c, const ccq_action *a, ccq_error *err)
 {
     ccq_linear from = {.memory = NULL}, to = {.memory = NULL};
-    uint16_t *w = NULL;
     ccq_code code;
     if (!ccq_is_quantized(a->to))
         return ccq_calib_copy(c, a, NULL, NULL, err);
-    if ((code = ccq_read_matrix(c->engine, a, &w, err)))
-        return code;
-    from.w.data = w;
-    code = ccq_calib_linear(c, a, &from, &to, err);
+    if (!(code = ccq_load_entry(c->model, a->entry, &from, err)))
+        code = ccq_calib_linear(c, a, &from, &to, err);
     free(to.memory);
-    free(w);
+    ccq_unload_linear(c->model, &from);
     return code;
 }
 

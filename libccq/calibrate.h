@@ -21,7 +21,8 @@ int32_t *ccq_calibration_ids(const ccq_calibration *c, const ccq_arch *arch);
 /* Where tensors go, and what of them an earlier run has finished. All take ctx. */
 typedef struct ccq_calib_sink {
     ccq_put put;
-    /* CRC-32 of the bf16 values that an action is made from, before its last put. */
+    /* CRC-32 of the values that an action is made from, bf16, or fp32 where a transform
+     * made them; before its last put. */
     void (*made_from)(void *ctx, const ccq_action *a, uint32_t crc);
     int (*done)(void *ctx, size_t tensor);
     /* 1: this process is to write it, and has not. */

@@ -48,7 +48,7 @@ static uint64_t pass_weights(const ccq_eval_layers *v, const ccq_model *m)
     uint64_t most = end_need(m->src, 0);
 
     for (int64_t i = 0; i < m->arch->layers; i++)
-        most = larger(most, ccq_layer_need(m->src, i));
+        most = larger(most, ccq_layer_need(m->src, NULL, i));
     return most + norm_bytes(v);
 }
 

@@ -41,11 +41,16 @@ static ccq_code place_rows(ccq_session *s, const ccq_span *spans, size_t count, 
 static void embed_rows(ccq_session *s, int64_t r0, int64_t r1, int worker)
 {
     const ccq_model *m = s->m;
+    const ccq_weight *e = &m->embed.w;
     int64_t h = m->arch->hidden;
 
     (void)worker;
     for (int64_t r = r0; r < r1; r++)
-        m->options.ops.widen((const uint16_t *)m->embed.w.data + s->row[r].id * h, h, s->x + r * h);
+        if (e->type == CCQ_W_F32)
+            memcpy(s->x + r * h, (const float *)e->data + s->row[r].id * h,
+                   (size_t)h * sizeof *s->x);
+        else
+            m->options.ops.widen((const uint16_t *)e->data + s->row[r].id * h, h, s->x + r * h);
 }
 
 /* The angles of the row's position. */

@@ -23,6 +23,30 @@ static void count_bytes(ccq_model *m, uint64_t bytes)
     m->most = m->bytes > m->most ? m->bytes : m->most;
 }
 
+static int is_turned(const ccq_model *m, const ccq_entry *e)
+{
+    return m->options.transform && ccq_transform_touches(m->options.transform, e);
+}
+
+/* What the model's transform makes of it, in fp32. */
+static ccq_code load_turned(ccq_model *m, const ccq_entry *e, ccq_linear *l, ccq_error *err)
+{
+    uint64_t bytes = sizeof(float) * ccq_entry_parameters(e);
+    float *w = malloc((size_t)bytes);
+    ccq_code code;
+
+    if (!w)
+        return ccq_fail(err, CCQ_NO_MEMORY, "%s: out of memory", e->name);
+    code = ccq_transform_matrix(m->options.transform, e, m->options.pool, w, err);
+    if (code) {
+        free(w);
+        return code;
+    }
+    *l = (ccq_linear){{.type = CCQ_W_F32, .k = e->k, .n = e->n, .data = w}, w, bytes};
+    count_bytes(m, bytes);
+    return CCQ_OK;
+}
+
 ccq_code ccq_load_linear(ccq_model *m, ccq_role role, ccq_block block, int64_t layer,
                          int64_t expert, ccq_linear *l, ccq_error *err)
 {
@@ -30,6 +54,14 @@ ccq_code ccq_load_linear(ccq_model *m, ccq_role role, ccq_block block, int64_t l
     ccq_code code = ccq_model_cancelled(m, err);
     if (code || (code = find(m, role, block, layer, expert, &e, err)))
         return code;
+    return ccq_load_entry(m, e, l, err);
+}
+
+ccq_code ccq_load_entry(ccq_model *m, const ccq_entry *e, ccq_linear *l, ccq_error *err)
+{
+    ccq_code code;
+    if (is_turned(m, e))
+        return load_turned(m, e, l, err);
     code = ccq_source_load(m->src, e, m->options.rounding, &l->w, &l->memory, err);
     l->bytes = l->w.type == CCQ_W_BF16 ? 2 * ccq_entry_parameters(e) : ccq_entry_bytes(e);
     if (!code)
@@ -48,6 +80,8 @@ ccq_code ccq_load_floats(ccq_model *m, ccq_role role, int64_t layer, float **dst
     if (!*dst)
         return ccq_fail(err, CCQ_NO_MEMORY, "%s: out of memory", e->name);
     count_bytes(m, count * sizeof **dst);
+    if (is_turned(m, e))
+        return ccq_transform_matrix(m->options.transform, e, m->options.pool, *dst, err);
     if (role == CCQ_ROLE_ROUTER || role == CCQ_ROLE_ROUTER_BIAS)
         return ccq_source_read_f32(m->src, e, *dst, err);
     /* Norms count as bf16 whatever their storage: rounded once, then widened. */
@@ -152,7 +186,7 @@ void ccq_layer_free(ccq_model *m, ccq_layer *l)
 
 /* ---- Embedding and head ---------------------------------------------------- */
 
-static void free_linear(ccq_model *m, ccq_linear *l)
+void ccq_unload_linear(ccq_model *m, ccq_linear *l)
 {
     if (l->memory)
         m->bytes -= l->bytes;
@@ -167,21 +201,24 @@ ccq_code ccq_embed_load(ccq_model *m, ccq_error *err)
     if (m->embed.memory)
         return CCQ_OK;
     code = ccq_load_linear(m, CCQ_ROLE_EMBED, CCQ_BLOCK_NONE, -1, -1, &m->embed, err);
-    if (!code && m->embed.w.type != CCQ_W_BF16)
+    if (!code && m->embed.w.type != CCQ_W_BF16 && m->embed.w.type != CCQ_W_F32)
         code = ccq_fail(err, CCQ_BUG, "the embedding is not stored row by row");
     return code;
 }
 
 void ccq_embed_free(ccq_model *m)
 {
-    free_linear(m, &m->embed);
+    ccq_unload_linear(m, &m->embed);
 }
 
-/* The head: its own tensor, or the embedding read as [n][k]. */
+/* The head: its own tensor, one that a transform adds, or the embedding read as [n][k]. */
 ccq_code ccq_head_load(ccq_model *m, ccq_error *err)
 {
+    const ccq_entry *own = m->options.transform ? ccq_transform_head(m->options.transform) : NULL;
     ccq_code code;
 
+    if (own)
+        return m->head.memory ? CCQ_OK : load_turned(m, own, &m->head, err);
     if (!m->arch->tied)
         return m->head.memory ? CCQ_OK
                               : ccq_load_linear(m, CCQ_ROLE_HEAD, CCQ_BLOCK_NONE, -1, -1, &m->head,
@@ -198,7 +235,7 @@ ccq_code ccq_head_load(ccq_model *m, ccq_error *err)
 
 void ccq_head_free(ccq_model *m)
 {
-    free_linear(m, &m->head);
+    ccq_unload_linear(m, &m->head);
     if (m->arch->tied && !m->layer)
         ccq_embed_free(m);
 }
@@ -228,16 +265,18 @@ uint64_t ccq_entry_transient(const ccq_source *src, const ccq_entry *e)
     return most;
 }
 
-uint64_t ccq_layer_need(const ccq_source *src, int64_t i)
+uint64_t ccq_layer_need(const ccq_source *src, const ccq_transform *t, int64_t i)
 {
     uint64_t sum = 0, beside = 0;
 
     for (size_t j = 0; j < src->count; j++) {
         const ccq_entry *e = &src->entry[j];
+        int turned = t && ccq_transform_touches(t, e);
         uint64_t more = ccq_entry_transient(src, e);
         if (e->layer != i || e->role == CCQ_ROLE_VECTOR)
             continue;
-        sum += ccq_entry_need(src, e);
+        sum += turned ? sizeof(float) * ccq_entry_parameters(e) : ccq_entry_need(src, e);
+        more += turned ? ccq_transform_memory(t, e) : 0;
         beside = more > beside ? more : beside;
     }
     return sum + beside;

@@ -30,8 +30,8 @@
 ccq_code ccq_layer_load(ccq_model *m, int64_t i, ccq_layer *l, ccq_error *err);
 /* Frees what l owns and zeroes it; one of zeros is fine. */
 void ccq_layer_free(ccq_model *m, ccq_layer *l);
-/* Bytes of memory that ccq_layer_load takes, buffers included. */
-uint64_t ccq_layer_need(const ccq_source *src, int64_t i);
+/* Bytes of memory that ccq_layer_load takes, buffers included, under t (NULL: none). */
+uint64_t ccq_layer_need(const ccq_source *src, const ccq_transform *t, int64_t i);
 /* Nothing is done where they are there already, or not there. With a tied head both are the
  * same matrix: ccq_head_load reads the embedding again unless it is still there. */
 ccq_code ccq_embed_load(ccq_model *m, ccq_error *err);

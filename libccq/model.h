@@ -100,6 +100,8 @@ ccq_code ccq_model_cancelled(const ccq_model *m, ccq_error *err);
 /* layers.c: one tensor, counted in m->bytes; a vector or the router as fp32. */
 ccq_code ccq_load_linear(ccq_model *m, ccq_role role, ccq_block block, int64_t layer,
                          int64_t expert, ccq_linear *l, ccq_error *err);
+ccq_code ccq_load_entry(ccq_model *m, const ccq_entry *e, ccq_linear *l, ccq_error *err);
+void ccq_unload_linear(ccq_model *m, ccq_linear *l); /* one of zeros is fine */
 ccq_code ccq_load_floats(ccq_model *m, ccq_role role, int64_t layer, float **dst, ccq_error *err);
 /* Bytes that an entry takes in memory, and beside that while it is read. */
 uint64_t ccq_entry_need(const ccq_source *src, const ccq_entry *e);

@@ -12,7 +12,7 @@
 
 #include "kernels/ops.h"
 #include "libccq/pool.h"
-#include "libccq/source.h"
+#include "libccq/transform.h"
 
 /* ---- Model --------------------------------------------------------------- */
 
@@ -34,6 +34,9 @@ typedef struct ccq_model_options {
      * comes, and no more than one layer is in memory. mem_limit is then that of all models
      * and streams of an evaluation. */
     int layered;
+    /* NULL, or what the weights are changed by as they are read, to fp32: only with layered,
+     * and not for ccq_evaluate. */
+    const ccq_transform *transform;
 } ccq_model_options;
 
 typedef struct ccq_model ccq_model;
