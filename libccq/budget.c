@@ -2,7 +2,7 @@
  * what is to be written, the scratch of the threads, and room for the few kinds of
  * tensors that are worked whole. The size of the model has no part in it, that of its
  * largest matrix has. */
-#include "libccq/job.h"
+#include "libccq/calibrate.h"
 
 #include <string.h>
 
@@ -79,6 +79,16 @@ static void add_action(const ccq_plan *plan, const ccq_action *a, needs *n)
         n->columns = larger(n->columns, width);
 }
 
+/* Nothing is read ahead. */
+static void budget_calibrated(const ccq_plan *plan, int threads, uint64_t limit, ccq_budget *b)
+{
+    uint64_t least, streams;
+    ccq_calibrate_memory(plan, threads, &least, &streams);
+    b->least = b->base + least;
+    b->spill = limit && (limit < b->least || limit - b->least < streams);
+    b->total = b->least + (b->spill ? 0 : streams);
+}
+
 void ccq_budget_of(const ccq_plan *plan, int threads, uint64_t limit, ccq_budget *b)
 {
     needs n = {0};
@@ -90,6 +100,12 @@ void ccq_budget_of(const ccq_plan *plan, int threads, uint64_t limit, ccq_budget
               (uint64_t)threads * (ccq_tile_memory(plan) + mebi / 8);
     if (plan->transform)
         b->base += ccq_transform_scratch(plan->transform, threads);
+    if (plan->options.calibration.kind) {
+        b->in = n.in_least; /* for looking at an input again */
+        b->out = n.out_least;
+        budget_calibrated(plan, threads, limit, b);
+        return;
+    }
     b->least = b->base + b->whole + n.in_least + n.out_least;
     b->out = larger(n.out_least,
                     smaller(n.all_out, smaller(larger(n.out, out_usual), out_most)));

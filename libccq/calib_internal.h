@@ -56,6 +56,7 @@ typedef struct ccq_calib {
     int64_t tokens;
     int64_t windows; /* of a group */
     int streams;     /* 1: the source's alone */
+    const char *spill; /* directory of files for the streams; NULL: they lie in memory */
     ccq_stream *x[CCQ_STREAMS]; /* [tokens][hidden] residual rows */
     /* The layer at work: as the source has it, and as quantized (owns only what differs). */
     int64_t number;

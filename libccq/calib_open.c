@@ -70,7 +70,7 @@ ccq_code ccq_calib_open(ccq_calib *c, int streams, ccq_error *err)
         return ccq_fail(err, CCQ_NO_MEMORY, "calibration: out of memory");
     for (int i = 0; i < streams && !code; i++)
         code = ccq_stream_open(&c->x[i], (uint64_t)c->tokens,
-                               (uint64_t)c->model->arch->hidden * sizeof(float), NULL, err);
+                               (uint64_t)c->model->arch->hidden * sizeof(float), c->spill, err);
     if (!code)
         code = ccq_embed_load(c->model, err);
     for (int i = 0; i < streams && !code; i++)

@@ -2,6 +2,8 @@
  * the experts, and on. */
 #include "libccq/calib_internal.h"
 
+#include "formats/file.h"
+
 #include "kernels/convert.h"
 
 #include <stdlib.h>
@@ -310,6 +312,7 @@ ccq_code ccq_calibrate(ccq_engine *engine, const ccq_calib_sink *sink, ccq_quant
     ccq_error local;
     ccq_calib c = {.engine = engine, .o = &engine->plan->options.calibration, .sink = sink,
                    .result = result};
+    char *work = NULL;
     ccq_code code;
     err = err ? err : &local;
     result->layer = calloc((size_t)engine->plan->src->arch.layers + 1, sizeof *result->layer);
@@ -317,6 +320,9 @@ ccq_code ccq_calibrate(ccq_engine *engine, const ccq_calib_sink *sink, ccq_quant
         return ccq_fail(err, CCQ_NO_MEMORY, "calibration: out of memory");
     if (c.o->kind == CCQ_CALIBRATE_STATS)
         return ccq_calib_from_stats(&c, err);
+    if (engine->budget.spill && !(work = ccq_path_join(engine->plan->output, ".ccq")))
+        return ccq_fail(err, CCQ_NO_MEMORY, "calibration: out of memory");
+    c.spill = work;
     code = ccq_calib_open(&c, CCQ_STREAMS, err);
     if (!code && c.o->save_stats)
         code = ccq_stats_create(&c.out, c.o->save_stats, c.model->arch, c.o, err);
@@ -329,5 +335,6 @@ ccq_code ccq_calibrate(ccq_engine *engine, const ccq_calib_sink *sink, ccq_quant
         c.out = NULL;
     }
     ccq_calib_close(&c);
+    free(work);
     return code;
 }

@@ -36,7 +36,10 @@ typedef struct ccq_calib_sink {
  * result: outcomes, what each layer was like, and what was without statistics. */
 ccq_code ccq_calibrate(ccq_engine *engine, const ccq_calib_sink *sink, ccq_quantize_result *result,
                        ccq_error *err);
-/* Bytes of memory that takes; *least: the smallest limit it can keep. */
-uint64_t ccq_calibrate_memory(const ccq_plan *plan, int threads, uint64_t limit, uint64_t *least);
+/* ---- calib_memory.c -------------------------------------------------------------- */
+
+/* Bytes of memory beside those of a job without: what there must be, and for the streams,
+ * which lie in a file where that is too much. */
+void ccq_calibrate_memory(const ccq_plan *plan, int threads, uint64_t *least, uint64_t *streams);
 
 #endif

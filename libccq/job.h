@@ -92,6 +92,7 @@ typedef struct ccq_budget {
     uint64_t total;   /* these four */
     uint64_t least;   /* the smallest limit that the job can keep */
     uint64_t columns; /* of the widest matrix that is quantized */
+    int spill;        /* calibration's streams lie in a file */
 } ccq_budget;
 
 /* limit: bytes, 0 = none. A smaller one than least is treated as least. */

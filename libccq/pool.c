@@ -140,7 +140,7 @@ void ccq_pool_free(ccq_pool *pool)
 
 int ccq_pool_threads(const ccq_pool *pool)
 {
-    return pool->threads;
+    return pool ? pool->threads : 1;
 }
 
 void ccq_pool_run(ccq_pool *pool, size_t n, ccq_pool_fn fn, void *ctx)

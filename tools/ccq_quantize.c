@@ -296,6 +296,8 @@ static int read_arguments(cli *c, settings *s, int *status)
     }
     if (s->input && s->output && *s->input && *s->output)
         return CLI_END;
+    if (s->input && *s->input && !s->output && s->calibration.save && !s->calibration.stats)
+        return CLI_END; /* statistics alone */
     cli_error(c, "INPUT and OUTPUT are wanted: %s %s (see --help)", c->tool, c->usage);
     *status = CLI_USAGE;
     return CLI_STOP;
@@ -440,6 +442,24 @@ static int use_recipe(const cli *c, settings *s)
     return CLI_OK;
 }
 
+/* --save-stats and no OUTPUT. */
+static int gather(const cli *c, const settings *s, const ccq_source *src)
+{
+    ccq_ops ops;
+    ccq_pool *pool = ccq_pool_new(c->threads);
+    ccq_quantize_run_options run = {.pool = pool, .ops = &ops, .cancelled = is_stopped,
+                                    .mem_limit = memory_limit(s)};
+    int status = CLI_UNAVAILABLE;
+    ccq_ops_init(&ops, c->isa);
+    catch_signals();
+    if (pool)
+        status = calibration_gather(c, src, &s->quantize, &run);
+    else
+        cli_error(c, "no thread could be started");
+    ccq_pool_free(pool);
+    return status;
+}
+
 static int quantize(const cli *c, settings *s)
 {
     const ccq_quantize_options *o = &s->quantize;
@@ -455,6 +475,10 @@ static int quantize(const cli *c, settings *s)
         return cli_fail(c, &err);
     if (calibration_load(&s->calibration, src, &s->quantize, &err)) {
         status = cli_fail(c, &err);
+        goto done;
+    }
+    if (!s->output) {
+        status = gather(c, s, src);
         goto done;
     }
     if (ccq_plan_make(&plan, src, &s->quantize, s->output, &err)) {

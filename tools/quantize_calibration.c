@@ -1,5 +1,7 @@
 #include "tools/quantize_calibration.h"
 
+#include "formats/file.h"
+#include "libccq/stats_file.h"
 #include "tools/tokens.h"
 
 #include <stdlib.h>
@@ -99,4 +101,41 @@ void calibration_free(calibration *k)
 {
     free(k->ids);
     k->ids = NULL;
+}
+
+/* ---- Statistics alone -------------------------------------------------------------- */
+
+typedef struct gathering {
+    const cli *c;
+    int64_t layers;
+} gathering;
+
+static void tell_layer(void *ctx, const ccq_progress *p)
+{
+    const gathering *g = ctx;
+
+    if (g->c->verbose)
+        cli_note(g->c, "layer %zu of %lld", p->tensors + 1, (long long)g->layers);
+}
+
+int calibration_gather(const cli *c, const ccq_source *src, const ccq_quantize_options *o,
+                       const ccq_quantize_run_options *run)
+{
+    const char *path = o->calibration.save_stats;
+    gathering g = {c, src->arch.layers};
+    ccq_quantize_run_options mine = *run;
+    uint64_t bytes = ccq_stats_bytes(&src->arch, &o->calibration), room = 0;
+    char size[16], shown[512];
+    ccq_error err = {0};
+
+    ccq_escape(shown, sizeof shown, path, strlen(path));
+    cli_note(c, "%s: statistics of %s", shown, cli_bytes(size, sizeof size, bytes));
+    if (!ccq_path_free_bytes(path, &room, NULL) && room < bytes) {
+        cli_error(c, "%s: %llu bytes are needed, %llu are free", shown,
+                  (unsigned long long)bytes, (unsigned long long)room);
+        return CLI_IO;
+    }
+    mine.ctx = &g;
+    mine.progress = tell_layer;
+    return ccq_stats_gather(src, o, &mine, &err) ? cli_fail(c, &err) : CLI_OK;
 }

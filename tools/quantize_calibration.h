@@ -2,6 +2,7 @@
 #ifndef CCQ_TOOLS_QUANTIZE_CALIBRATION_H
 #define CCQ_TOOLS_QUANTIZE_CALIBRATION_H
 
+#include "formats/json.h"
 #include "libccq/quantize.h"
 #include "tools/cli.h"
 
@@ -35,5 +36,13 @@ int calibration_take(cli *c, calibration *k);
 ccq_code calibration_load(calibration *k, const ccq_source *src, ccq_quantize_options *o,
                           ccq_error *err);
 void calibration_free(calibration *k);
+/* --save-stats without OUTPUT: the exit status. run: pool, ops and cancelled. */
+int calibration_gather(const cli *c, const ccq_source *src, const ccq_quantize_options *o,
+                       const ccq_quantize_run_options *run);
+
+/* ---- calibration_report.c: after a job that was calibrated ------------------ */
+
+void calibration_print(const ccq_quantize_result *result);
+void calibration_json(ccq_jw *w, const ccq_quantize_result *result);
 
 #endif

@@ -1,5 +1,6 @@
 /* The answer of ccq-quantize, as tables or as one JSON document. */
 #include "tools/quantize_report.h"
+#include "tools/quantize_calibration.h"
 
 #include "formats/json.h"
 
@@ -137,6 +138,7 @@ void report_text(const report *r, const ccq_quantize_result *result)
     }
     print_types(r, result);
     print_worst(r, result);
+    calibration_print(result);
     if (result->zero_columns)
         printf("\n%" PRIu64 " columns are zero, or too small for their format: written as zeros\n",
                result->zero_columns);
@@ -242,7 +244,7 @@ static void put_result(ccq_jw *w, const report *r, const ccq_quantize_result *re
     ccq_jw_ku64(w, "zero_columns", result->zero_columns);
     if (r->verify)
         ccq_jw_ku64(w, "verify_findings", r->verify->findings);
-    put_strings(w, "experts_without_statistics", NULL, 0);
+    calibration_json(w, result);
 }
 
 int report_json(const report *r, const ccq_quantize_result *result)
