@@ -238,8 +238,13 @@ static ccq_code settle_shard(ccq_ledger *l, ccq_ledger_shard *s, ccq_error *err)
 static ccq_code take_up(ccq_ledger *l, ccq_error *err)
 {
     ccq_code code = ccq_ledger_read_journals(l, err);
-    for (size_t i = 0; i < l->tensors && !code; i++)
+    size_t done = 0;
+    for (size_t i = 0; i < l->tensors && !code; i++) {
         code = settle(l, i, err);
+        done += ccq_ledger_done(l, i) != 0;
+    }
+    if (!code && done && l->plan->options.resume)
+        ccq_ledger_warn(l, "going on: %zu of %zu stored tensors are finished", done, l->tensors);
     for (size_t i = 0; i < l->shards && !code; i++)
         code = settle_shard(l, &l->shard[i], err);
     /* A shard is another's until it says so. */

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """ccq-quantize while it reads ahead and writes behind: the same bytes whatever the
 threads, the instruction set and the memory; memory that stays within its limit; errors
-and signals at any stage that leave nothing behind.
+that leave nothing behind, and signals after which the job goes on.
 
 usage: test_pipeline.py CCQ-QUANTIZE MAKE-CHECKPOINT [unittest arguments]
 """
@@ -211,11 +211,15 @@ class Failures(Case):
                                 self.tmp / "out"], capture_output=True, preexec_fn=small_files,
                                timeout=60)
             self.assertEqual(p.returncode, 74, p.stderr)
-            self.assertFalse((self.tmp / "out").exists())
+            self.assertEqual(os.listdir(self.tmp / "out"), [".ccq"])
+            shutil.rmtree(self.tmp / "out")
 
     def test_signals_at_any_time(self):
         rng = random.Random(SEED)
         stopped = 0
+        whole = {more: self.quantize(self.wide, "--effort=normal", more)[1]
+                 for more in ("-j1", "-j2", "-j64")}
+        self.assertEqual(len(set(whole.values())), 1)
         for i in range(12):
             threads = ["-j1", "-j2", "-j64"][i % 3]
             least = self.plan(self.wide, threads)["memory_least_bytes"]
@@ -229,8 +233,12 @@ class Failures(Case):
                 shutil.rmtree(self.tmp / "out")
                 continue
             self.assertIn(p.returncode, (75, -signal.SIGINT), err)  # -2: before it was caught
-            self.assertFalse((self.tmp / "out").exists())
-            stopped += 1
+            if p.returncode == 75:
+                self.assertEqual(os.listdir(self.tmp / "out"), [".ccq"])
+                self.assertIn(b"--resume", err)
+                _, made = self.quantize(self.wide, "--effort=normal", "--resume")
+                self.assertEqual(made, whole["-j1"])
+            stopped += p.returncode == 75
         self.assertGreater(stopped, 0)
 
 

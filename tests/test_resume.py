@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import resource
 import shutil
 import signal
@@ -339,6 +340,30 @@ class Identity(Case):
         self.same()
         self.run_tool("--resume", code=73)
         self.same()
+
+
+class Synced(Case):
+    def test_order(self):
+        """No file gets its name before its bytes are on disk; config.json is the last."""
+        strace, log = shutil.which("strace"), self.tmp / "strace"
+        if not strace or SANITIZED:
+            self.skipTest("strace is not there")
+        p = subprocess.run([strace, "-f", "-y", "-o", log, "-e", "trace=fsync,fdatasync,rename",
+                            TOOL, "-q", *OPTIONS, self.model, self.out], capture_output=True)
+        if p.returncode:
+            self.skipTest("strace may not look at processes here")
+        synced, renamed = set(), []
+        for line in log.read_text().splitlines():
+            if m := re.search(r"(?:fsync|fdatasync)\(\d+<([^>]*)>", line):
+                synced.add(m[1])
+            elif m := re.search(r'rename\("([^"]*)", "([^"]*)"', line):
+                self.assertIn(str(pathlib.Path(m[1]).resolve()), synced)
+                renamed.append(m[2])
+                if m[2].endswith("/config.json"):
+                    self.assertIn(str(self.out), synced)
+                synced.discard(str(self.out))
+        self.assertEqual([r for r in renamed if r.endswith("/config.json")], renamed[-1:])
+        self.assertEqual(len(renamed), len(list(self.whole.iterdir())))
 
 
 class Kinds(Case):
