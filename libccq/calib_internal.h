@@ -120,8 +120,7 @@ int ccq_calib_wanted(const ccq_calib *c, const ccq_action *a);
 ccq_code ccq_calib_outside(ccq_calib *c, ccq_error *err);
 /* INTERRUPTED when no further tensor is to be begun. */
 ccq_code ccq_calib_poll(ccq_calib *c, ccq_error *err);
-/* A tensor that stays float; q (NULL allowed) borrows what from has, or holds what becomes
- * of its fp32 as it is stored. */
+/* A tensor that stays as it is; q (NULL allowed) borrows what from has. */
 ccq_code ccq_calib_copy(ccq_calib *c, const ccq_action *a, const ccq_linear *from, ccq_linear *q,
                         ccq_error *err);
 

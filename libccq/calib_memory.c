@@ -18,17 +18,6 @@ static uint64_t read_bytes(const ccq_plan *plan, const ccq_entry *e)
                                             : 2 * count;
 }
 
-/* What of it the quantized layer owns: planes, or bf16 made of a transform's fp32. */
-static uint64_t coded_bytes(const ccq_plan *plan, const ccq_action *a)
-{
-    const ccq_entry *e = a->entry;
-    if (ccq_is_quantized(a->to))
-        return ccq_planes_size(a);
-    return ccq_entry_linear(e) && plan->transform && ccq_transform_touches(plan->transform, e)
-               ? 2 * ccq_entry_parameters(e)
-               : 0;
-}
-
 /* The largest layer, as it was and as quantized; or what lies outside layers. */
 static uint64_t weights(const ccq_plan *plan)
 {
@@ -36,8 +25,8 @@ static uint64_t weights(const ccq_plan *plan)
     for (int64_t l = 0; l < plan->src->arch.layers; l++) {
         uint64_t sum = ccq_layer_need(plan->src, plan->transform, l);
         for (size_t i = 0; i < plan->count; i++)
-            if (plan->action[i].entry->layer == l)
-                sum += coded_bytes(plan, &plan->action[i]);
+            if (plan->action[i].entry->layer == l && ccq_is_quantized(plan->action[i].to))
+                sum += ccq_planes_size(&plan->action[i]);
         most = larger(most, sum);
     }
     for (size_t i = 0; i < plan->count; i++)

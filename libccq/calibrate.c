@@ -4,8 +4,6 @@
 
 #include "formats/file.h"
 
-#include "kernels/convert.h"
-
 #include <stdlib.h>
 #include <string.h>
 #include <zlib.h>
@@ -140,31 +138,15 @@ ccq_code ccq_calib_resume(ccq_calib *c, const ccq_action *a, ccq_linear *q, int 
     return CCQ_OK;
 }
 
-/* q = from as it is stored. */
-static ccq_code take_copy(const ccq_linear *from, ccq_linear *q, ccq_error *err)
-{
-    int64_t count = from->w.k * from->w.n;
-    uint16_t *x;
-    *q = *from;
-    q->memory = NULL;
-    if (from->w.type != CCQ_W_F32)
-        return CCQ_OK;
-    x = malloc((size_t)count * sizeof *x);
-    if (!x)
-        return ccq_fail(err, CCQ_NO_MEMORY, "layer: out of memory");
-    ccq_f32_to_bf16_row(from->w.data, count, x);
-    q->w.type = CCQ_W_BF16;
-    q->w.data = q->memory = x;
-    return CCQ_OK;
-}
-
 ccq_code ccq_calib_copy(ccq_calib *c, const ccq_action *a, const ccq_linear *from, ccq_linear *q,
                         ccq_error *err)
 {
     const ccq_outcome none = {0};
-    ccq_code code = q ? take_copy(from, q, err) : CCQ_OK;
-    if (code)
-        return code;
+    ccq_code code = CCQ_OK;
+    if (q) {
+        *q = *from;
+        q->memory = NULL;
+    }
     if (is_done(c, a)) {
         skip(c, a);
         return CCQ_OK;

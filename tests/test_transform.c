@@ -5,6 +5,7 @@
  *     test_transform DIR...    these models */
 #include "tests/check.h"
 #include "tests/plain_model.h"
+#include "tests/read_model.h"
 
 #include "kernels/hadamard.h"
 #include "libccq/transform.h"
@@ -317,6 +318,9 @@ static void check_logits(const ccq_source *src, ccq_pool *pool, uint64_t *random
             CHECK(far > 0, "%s: transform %u changed nothing", src->dir, all_kinds[kind]);
         }
         plain_close(&m);
+        read_run(t, src, pool, ids, count, logits[1]);
+        double far = compare(logits[0], logits[1], vocab, count);
+        CHECK(far <= 1e-4, "%s: read under transform %d: %g", src->dir, kind, far);
         ccq_transform_close(t);
     }
     for (int i = 0; i < 2; i++) {
