@@ -128,9 +128,9 @@ static int put(ccq_json *j, const char *s, size_t n)
 {
     if (!n)
         return 1;
-    if (n > j->cap - j->len) {
+    if (n >= j->cap - j->len) { /* one byte stays free for a NUL */
         size_t cap = j->cap ? j->cap * 2 : 256;
-        while (cap - j->len < n)
+        while (cap - j->len <= n)
             cap *= 2;
         char *buf = realloc(j->buf, cap);
         if (!buf)
@@ -212,6 +212,8 @@ static ccq_json_event escaped_string(ccq_json *j, size_t from, ccq_json_event ev
         if (j->len + (j->at - run) > j->limits.string)
             return fail(j, CCQ_LIMIT, "string too long");
     }
+    if (j->buf)
+        j->buf[j->len] = 0;
     j->text = j->buf ? j->buf : "";
     j->end = j->at;
     return event;

@@ -18,7 +18,7 @@ LAYERS = {
     "kernels": {"kernels"},
     "libccq": {"libccq", "formats", "kernels"},
     "tools": {"tools", "libccq", "formats", "kernels"},
-    "tests": {"tests", "libccq", "formats", "kernels"},
+    "tests": {"tests", "tools", "libccq", "formats", "kernels"},
 }
 CODE = {".c", ".h", ".cc", ".cu", ".cuh"}
 NARROW = CODE | {".py", ".sh"}  # at most 100 columns

@@ -96,6 +96,8 @@ static ccq_code add_stop(reader *r)
     if (!more[r->q->stops])
         return ccq_fail(r->err, CCQ_NO_MEMORY, "%s: out of memory", r->q->place);
     r->q->stops++;
+    if (strlen(more[r->q->stops - 1]) != r->json.len)
+        return bad(r, "stop", "a NUL inside");
     return r->json.len ? CCQ_OK : bad(r, "stop", "a string to stop at may not be empty");
 }
 
