@@ -3,15 +3,6 @@
 
 #include <stdlib.h>
 
-int ccq_have_blas(void)
-{
-#ifdef CCQ_HAVE_OPENBLAS
-    return 1;
-#else
-    return 0;
-#endif
-}
-
 ccq_code ccq_model_cancelled(const ccq_model *m, ccq_error *err)
 {
     if (!m->options.cancelled || !m->options.cancelled(m->options.cancel_ctx))
@@ -69,14 +60,12 @@ static ccq_code check_memory(const ccq_source *src, const ccq_model_options *o, 
 
 /* ---- Open and close ------------------------------------------------------ */
 
-static ccq_code refuse(const ccq_source *src, const ccq_model_options *o, ccq_error *err)
+static ccq_code refuse(const ccq_source *src, ccq_error *err)
 {
     const ccq_arch *a = &src->arch;
 
     if (a->use_bias)
         return ccq_fail(err, CCQ_UNSUPPORTED, "%s: linear layers with a bias do not run", src->dir);
-    if (o->blas && !ccq_have_blas())
-        return ccq_fail(err, CCQ_UNAVAILABLE, "this build has no OpenBLAS");
     if (a->head_dim % 2 || a->heads % a->kv_heads)
         return ccq_fail(err, CCQ_UNSUPPORTED,
                         "%s: head_dim %lld must be even and %lld heads a multiple of %lld KV heads",
@@ -89,7 +78,7 @@ ccq_code ccq_model_open(ccq_model **model, const ccq_source *src, const ccq_mode
                         ccq_error *err)
 {
     ccq_model *m;
-    ccq_code code = refuse(src, options, err);
+    ccq_code code = refuse(src, err);
 
     if (!code)
         code = check_memory(src, options, err);

@@ -1,10 +1,6 @@
 /* Matrix products of a step on the threads of the pool. */
 #include "libccq/model.h"
 
-#ifdef CCQ_HAVE_OPENBLAS
-#include <cblas.h>
-#endif
-
 /* The CPU kernels split rows and columns in blocks of these sizes themselves;
  * tasks that are whole blocks decode no panel twice. */
 enum { TASK_ROWS = 384, TASK_COLUMNS = 64 };
@@ -110,9 +106,8 @@ static void products_chain(product_work *k)
     ccq_tasks(k->s, tasks, work, product_task, k);
 }
 
-/* ---- Products by OpenBLAS ---------------------------------------------------- */
+/* ---- Products by a library ---------------------------------------------------- */
 
-#ifdef CCQ_HAVE_OPENBLAS
 typedef struct blas_work {
     ccq_session *s;
     const ccq_weight *w;
@@ -141,30 +136,25 @@ static void product_blas(ccq_session *s, const ccq_product *p, int bf16)
     ccq_pool *pool = s->m->options.pool;
     blas_work b = {s, p->w, 0, 0};
 
-    openblas_set_num_threads(ccq_pool_threads(pool));
     for (; b.n0 < p->w->n; b.n0 += CCQ_BLAS_COLUMNS) {
         b.width = p->w->n - b.n0 < CCQ_BLAS_COLUMNS ? p->w->n - b.n0 : CCQ_BLAS_COLUMNS;
         ccq_pool_run(pool, (size_t)ceil_div(b.width, CCQ_PANEL), blas_task, &b);
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)p->rows, (blasint)b.width,
-                    (blasint)p->w->k, 1, p->x, (blasint)p->ldx, s->blas, (blasint)b.width, 0,
-                    p->y + b.n0, (blasint)p->ldy);
+        s->m->options.blas(ccq_pool_threads(pool), p->rows, b.width, p->w->k, p->x, p->ldx,
+                           s->blas, b.width, p->y + b.n0, p->ldy);
     }
     for (int64_t r = 0; bf16 && r < p->rows; r++)
         s->m->options.ops.round(p->y + r * p->ldy, p->w->n, p->y + r * p->ldy);
 }
-#endif
 
 void ccq_products(ccq_session *s, const ccq_product *p, size_t count, int bf16)
 {
     product_work k = {s, p, count, 0, bf16};
 
-#ifdef CCQ_HAVE_OPENBLAS
     if (s->m->options.blas) {
         for (size_t i = 0; i < count; i++)
             if (p[i].rows > 0)
                 product_blas(s, &p[i], bf16);
         return;
     }
-#endif
     products_chain(&k);
 }

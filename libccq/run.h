@@ -18,11 +18,15 @@
 
 enum { CCQ_FASTDEPLOY, CCQ_EXACT }; /* activations and cache: bf16 values, or fp32 */
 
+/* y [rows][n] = x [rows][k] w [k][n], row strides in floats, on so many threads. */
+typedef void (*ccq_sgemm)(int threads, int64_t rows, int64_t n, int64_t k, const float *x,
+                          int64_t ldx, const float *w, int64_t ldw, float *y, int64_t ldy);
+
 typedef struct ccq_model_options {
     int numerics;    /* CCQ_FASTDEPLOY (default), CCQ_EXACT */
     int rounding;    /* CCQ_ROUND_* of wint2 weights (default fused) */
     int fp32_logits; /* 1: logits are not rounded to bf16 in fastdeploy numerics */
-    int blas;        /* 1: products by OpenBLAS; UNAVAILABLE when it is not built in */
+    ccq_sgemm blas;  /* NULL, or what multiplies in place of our kernels (libccq/blas.h) */
     ccq_ops ops;     /* from ccq_ops_init */
     ccq_pool *pool;  /* outlives the model */
     /* NULL, or 1 when the caller wants to stop: asked between tensors while the model
@@ -41,8 +45,6 @@ typedef struct ccq_model_options {
 
 typedef struct ccq_model ccq_model;
 
-/* 1 when OpenBLAS is built in. */
-int ccq_have_blas(void);
 /* Bytes of memory that the weights will take. */
 uint64_t ccq_model_need(const ccq_source *src);
 /* Reads all weights, as they are stored. src outlives the model. Codes: those of

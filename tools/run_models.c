@@ -1,6 +1,7 @@
 /* Models: in memory for prompts, and for comparisons where they fit; else layer by layer. */
 #include "tools/run.h"
 
+#include "libccq/blas.h"
 #include "libccq/memory.h"
 
 #include <inttypes.h>
@@ -30,7 +31,7 @@ static ccq_model_options options_of(const run *r, uint64_t limit)
     ccq_model_options o = {.numerics = r->o->numerics,
                            .rounding = r->o->rounding,
                            .fp32_logits = r->o->fp32_logits,
-                           .blas = r->o->blas,
+                           .blas = r->o->blas ? ccq_openblas() : NULL,
                            .pool = r->pool,
                            .cancelled = run_stopped,
                            .mem_limit = limit,
@@ -110,6 +111,8 @@ ccq_code run_open_models(run *r, const ccq_eval *e, ccq_error *err)
     ccq_model_options o = options_of(r, all);
     ccq_code code;
 
+    if (r->o->blas && !o.blas)
+        return ccq_fail(err, CCQ_UNAVAILABLE, "this build has no OpenBLAS");
     if (r->model)
         return CCQ_OK;
     if ((code = ccq_evaluate_need(e, src, &o, need, err)))
