@@ -47,7 +47,9 @@ static ccq_code open_model(run *r, const ccq_source *src, uint64_t limit, ccq_mo
     ccq_model_options o = options_of(r, limit);
     char size[16];
     double t = now();
-    ccq_code code = ccq_model_open(model, src, &o, err);
+    ccq_code code = r->o->blas && !o.blas
+                        ? ccq_fail(err, CCQ_UNAVAILABLE, "this build has no OpenBLAS")
+                        : ccq_model_open(model, src, &o, err);
 
     if (code || r->layered)
         return code;
@@ -111,8 +113,6 @@ ccq_code run_open_models(run *r, const ccq_eval *e, ccq_error *err)
     ccq_model_options o = options_of(r, all);
     ccq_code code;
 
-    if (r->o->blas && !o.blas)
-        return ccq_fail(err, CCQ_UNAVAILABLE, "this build has no OpenBLAS");
     if (r->model)
         return CCQ_OK;
     if ((code = ccq_evaluate_need(e, src, &o, need, err)))
