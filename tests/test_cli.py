@@ -31,8 +31,7 @@ FACTS = {
                 ("--tensor-parallel", "two"), ("--tensor-parallel", "1025"),
                 ("--mem-limit", "0"), ("--mem-limit", "1.5.1G"), ("--rank", "-1"),
                 ("--rank", "x"), ("--world", "0"), ("--world", "all"), ("--sync-mib", "0")],
-        "later": ["calibration", "stats", "save-stats", "report",
-                  "json-lines"],
+        "later": ["report", "json-lines"],
     },
     "ccq-inspect": {
         "arguments": 1,
@@ -48,7 +47,7 @@ FACTS = {
                 ("--top-p", "1.5"), ("--top-p", "one"), ("--numerics", "fast"),
                 ("--wint2-rounding", "up"), ("--k-order", "both"), ("--window", "0"),
                 ("--prompt-ids", "1,x"), ("--prompt-ids", ""), ("--batch-size", "0")],
-        "later": ["junit", "tensor-parallel"],
+        "later": ["tensor-parallel", "html"],
     },
 }
 
