@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NEAR = 3, LONGEST = 1000 };
+enum { NEAR = 3, LONGEST = 1000, MOST_REPEATS = 1 << 16 };
 
 typedef struct rule {
     const char *text;
@@ -57,6 +57,21 @@ static const char *escape(const char *regex)
     return NULL;
 }
 
+/* An interval is written out by regcomp as often as it repeats: nested ones are a way to
+ * fill the memory. All of them multiplied, wherever they stand. */
+static int repeats_much(const char *regex)
+{
+    unsigned long all = 1;
+    for (const char *p = strchr(regex, '{'); p && all <= MOST_REPEATS; p = strchr(p + 1, '{')) {
+        char *end;
+        unsigned long n = strtoul(p + 1, &end, 10);
+        unsigned long high = *end == ',' ? strtoul(end + 1, NULL, 10) : n;
+        n = high > n ? high : n;
+        all *= n > MOST_REPEATS ? MOST_REPEATS + 1 : n > 1 ? n : 1;
+    }
+    return all > MOST_REPEATS;
+}
+
 static ccq_code compile(rule *r, ccq_error *err)
 {
     char regex[LONGEST], what[200];
@@ -75,6 +90,8 @@ static ccq_code compile(rule *r, ccq_error *err)
                  "\\%c is no POSIX extended expression; write [0-9] for a digit", *letter);
         return bad(r, what, err);
     }
+    if (repeats_much(regex))
+        return bad(r, "its intervals repeat more than 65536 times in all", err);
     int rc = regcomp(&r->regex, regex, REG_EXTENDED | REG_NOSUB);
     if (rc) {
         regerror(rc, &r->regex, what, sizeof what);
