@@ -4,8 +4,8 @@
 #   sh tests/run.sh        release build in build/, the default suites
 #   sh tests/run.sh --ci   also: gcc and clang with -Werror, the same bytes from
 #                          builds of both with and without optimization, ASan
-#                          and UBSan, TSan over what has threads, the man
-#                          pages
+#                          and UBSan, TSan over what has threads, 100,000
+#                          mutations for every fuzz target, the man pages
 #
 # The last line is "N passed, N failed, N skipped". The status is 0 when
 # something ran and nothing failed.
@@ -104,6 +104,17 @@ same_bytes() {
   fi
 }
 
+# 100,000 mutations a target under the sanitizers, and the branches they reach.
+fuzz() {
+  echo
+  echo "== fuzzing (tests/fuzz)"
+  if python3 tests/fuzz/coverage.py build-fuzz 100000; then
+    passed=$((passed + 1))
+  else
+    fail "tests/fuzz/coverage.py"
+  fi
+}
+
 man_pages() {
   echo
   echo "== man pages (mandoc -T lint)"
@@ -147,6 +158,7 @@ if [ "$ci" = 1 ]; then
     -Dbuildtype=debugoptimized -Dopenblas=disabled -Dsentencepiece=disabled &&
     run_tests build-thread --timeout-multiplier 10 ring quantize pipeline run
   unset TSAN_OPTIONS
+  fuzz
   man_pages
 fi
 echo
