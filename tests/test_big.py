@@ -57,8 +57,8 @@ class Big(unittest.TestCase):
 
     def test_five_gib(self):
         """Embedding and head of 5 GiB each: copied through a window, found whole."""
-        model = self.make("wide", "--layers", 2, "--hidden", 128, "--inter", 128, "--experts", 2,
-                          "--vocab", 20971520 + 128)
+        model = self.make("wide", "--layers", 2, "--hidden", 256, "--inter", 128, "--experts", 2,
+                          "--vocab", 11 << 20)
         out, said = self.quantize(model)
         print(f"{self.size(model) / 1e9:.1f} GB: peak {said['peak_rss_bytes'] / 1e6:.1f} MB")
         self.assertLess(said["peak_rss_bytes"], 1 << 30)

@@ -29,7 +29,7 @@ static input pool[POOL];
 static size_t pooled;
 static uint8_t now[FUZZ_MAX + 64]; /* the input at work */
 static size_t now_size;
-static uint64_t executions, counts[128];
+static uint64_t counts[128];
 static uint64_t signs[SIGNS]; /* outcomes seen; open addressing */
 static size_t sign_count;
 static int fresh; /* the last outcome was a new one */
@@ -125,6 +125,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 }
 
 #else
+
+static uint64_t executions;
 
 /* ---- When it fails ---------------------------------------------------------------- */
 

@@ -242,7 +242,8 @@ size_t fuzz_mutate(uint8_t *data, size_t size, const uint8_t *other, size_t othe
     case 3: /* a part of another one */
         from = below(seed, other_size);
         n = n < other_size - from ? n : other_size - from;
-        return fuzz_replace(data, size, at, 0, other + from, n);
+        memcpy(part, other + from, n); /* which may be data itself */
+        return fuzz_replace(data, size, at, 0, part, n);
     case 4:
         data[at] = (uint8_t)fuzz_next(seed);
         return size;
