@@ -339,7 +339,7 @@ class Refusals(Case):
             (["--scheme=bf16", "--names=jax"], "paddle|torch"),
             (["--shard-size=1Q"], "a size in bytes"),
             (["--gain=9"], "0 to 8"),
-            (["--effort=best"], "fast|normal"),
+            (["--effort=bext"], "fast|normal|best"),
             (["--k-order=torch"], "fastdeploy|plain"),
             (["--weight-only-rule=tpu"], "gpu|cpu"),
             (["--dryrun"], "--dry-run"),

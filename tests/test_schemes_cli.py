@@ -678,7 +678,7 @@ class Recipes(Schemes):
             ({"gain": 9}, '"gain" is no integer in its range'),
             ({"gain": "4"}, '"gain" is no integer in its range'),
             ({"k_order": "both"}, '"k_order" has a value'),
-            ({"effort": "best"}, '"effort" has a value'),
+            ({"effort": "bext"}, '"effort" has a value'),
             ({"names": "jax"}, '"names" has a value'),
             ({"shard_bytes": -1}, '"shard_bytes" is no integer'),
             ({"tensor_types": "a=wint2"}, '"tensor_types" is no list'),
