@@ -146,12 +146,12 @@ fi
 
 if [ "$ci" = 1 ]; then
   build_with gcc build-gcc -Dwerror=true
-  build_with clang build-clang -Dwerror=true && run_tests build-clang
+  build_with clang build-clang -Dwerror=true && run_tests build-clang --no-suite once
   same_bytes
   export ASAN_OPTIONS=halt_on_error=1:detect_leaks=1:strict_string_checks=1
   export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
   build_with gcc build-sanitize -Db_sanitize=address,undefined -Db_lundef=false \
-    -Dbuildtype=debugoptimized && run_tests build-sanitize --timeout-multiplier 6
+    -Dbuildtype=debugoptimized && run_tests build-sanitize --timeout-multiplier 6 --no-suite once
   unset ASAN_OPTIONS UBSAN_OPTIONS
   export TSAN_OPTIONS=halt_on_error=1
   build_with gcc build-thread -Db_sanitize=thread -Db_lundef=false \
