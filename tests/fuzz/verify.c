@@ -67,7 +67,7 @@ static void start(void)
     for (int i = 7; i >= 0; i--)
         header = header << 8 | (uint8_t)good[SHARD][i];
     header += 8;
-    ccq_ops_init(&ops, CCQ_ISA_C);
+    ccq_ops_init(&ops, ccq_cpu_isa());
     pool = ccq_pool_new(1);
     FUZZ_CHECK(pool && header < sizes[SHARD], "start");
     seed_inputs();
@@ -117,7 +117,7 @@ static void replace(int file, const uint8_t *data, size_t size)
 {
     int changed = size != sizes[file] || memcmp(data, good[file], size) != 0;
     put(file, data, size);
-    verify(size % 64 == 0, changed, file, names[file]);
+    verify(size % 256 == 0, changed, file, names[file]);
     put(file, good[file], sizes[file]);
 }
 
@@ -132,7 +132,7 @@ static void replace_header(const uint8_t *data, size_t size)
     memcpy(shard + 8 + size, good[SHARD] + header, rest);
     int changed = size + 8 != header || memcmp(data, good[SHARD] + 8, size) != 0;
     put(SHARD, shard, 8 + size + rest);
-    verify(size % 64 == 0, changed, SHARD, "header");
+    verify(size % 256 == 0, changed, SHARD, "header");
     put(SHARD, good[SHARD], sizes[SHARD]);
     free(shard);
 }
@@ -149,9 +149,7 @@ static void flip(const uint8_t *data, size_t size)
     int head = memcmp(shard, good[SHARD], header) != 0;
     int any = memcmp(shard, good[SHARD], sizes[SHARD]) != 0;
     put(SHARD, shard, sizes[SHARD]);
-    if (head)
-        verify(0, 1, SHARD, "flip");
-    verify(1, any, SHARD, "flip");
+    verify(!head, any, SHARD, "flip"); /* what the quick look finds needs no deep one */
     put(SHARD, good[SHARD], sizes[SHARD]);
     free(shard);
 }
