@@ -60,7 +60,7 @@ static void read_header(const char *path, uint64_t size)
 {
     double best = 1e9;
     long before = peak();
-    for (int run = 0; run < 5; run++) {
+    for (int run = 0; run < 15; run++) {
         ccq_file file;
         ccq_st st;
         ccq_arena arena = {0};
