@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NEAR = 3, LONGEST = 1000, MOST_REPEATS = 1 << 16 };
+enum { NEAR = 3, LONGEST = 1000, MOST_REPEATS = 1 << 14 };
 
 typedef struct rule {
     const char *text;
@@ -57,11 +57,12 @@ static const char *escape(const char *regex)
     return NULL;
 }
 
-/* An interval is written out by regcomp as often as it repeats: nested ones are a way to
- * fill the memory. All of them multiplied, wherever they stand. */
+/* An interval is written out by regcomp as often as it repeats, and what is empty is then
+ * followed by recursion: nested ones are a way to fill the memory, or the stack. All of
+ * them multiplied, wherever they stand, for every byte of the expression. */
 static int repeats_much(const char *regex)
 {
-    unsigned long all = 1;
+    unsigned long all = 1, length = strlen(regex);
     for (const char *p = strchr(regex, '{'); p && all <= MOST_REPEATS; p = strchr(p + 1, '{')) {
         char *end;
         unsigned long n = strtoul(p + 1, &end, 10);
@@ -69,7 +70,7 @@ static int repeats_much(const char *regex)
         n = high > n ? high : n;
         all *= n > MOST_REPEATS ? MOST_REPEATS + 1 : n > 1 ? n : 1;
     }
-    return all > MOST_REPEATS;
+    return all > 1 && all * length > MOST_REPEATS;
 }
 
 static ccq_code compile(rule *r, ccq_error *err)
@@ -91,7 +92,7 @@ static ccq_code compile(rule *r, ccq_error *err)
         return bad(r, what, err);
     }
     if (repeats_much(regex))
-        return bad(r, "its intervals repeat more than 65536 times in all", err);
+        return bad(r, "its intervals repeat too much of it", err);
     int rc = regcomp(&r->regex, regex, REG_EXTENDED | REG_NOSUB);
     if (rc) {
         regerror(rc, &r->regex, what, sizeof what);

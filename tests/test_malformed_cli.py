@@ -50,7 +50,8 @@ RECIPES = [
 PATTERNS = [("experts", "REGEX=TYPE"), ("=wint2", "REGEX=TYPE"), ("experts=wint3", "wint4"),
             ("(=wint2", "("), ("a{2,1}=wint2", "{"), ("\\d=wint2", "[0-9]"),
             ("nothing_like_it=wint2", "near"), ("x" * 1000 + "=wint2", "999"),
-            ("((a{255}){255}){255}=wint2", "65536"), ("a{2147483648}=wint2", "65536")]
+            ("((a{255}){255}){255}=wint2", "intervals"), ("((){255}){255}=wint2", "intervals"),
+            ("a{2147483648}=wint2", "intervals")]
 
 
 def tool(*args):

@@ -34,20 +34,24 @@ static uint64_t signs[SIGNS]; /* outcomes seen; open addressing */
 static size_t sign_count;
 static int fresh; /* the last outcome was a new one */
 
-/* The message without what differs from input to input: its last words, from the last
- * colon, quote or digit on. */
+/* The message without what differs from input to input: what is quoted, digits, and what
+ * stands before its last colon. */
 static uint64_t sign_of(ccq_code code, const char *text)
 {
     uint64_t h = UINT64_C(0xcbf29ce484222325) ^ (uint64_t)code;
-    const char *end = text + strlen(text), *p = end;
-    while (p > text && (p[-1] == ' ' || (p[-1] >= 'A' && p[-1] <= 'z')))
-        p--;
-    if (end - p < 8) /* too little: the one before it */
-        for (p -= p > text; p > text && (p[-1] == ' ' || (p[-1] >= 'A' && p[-1] <= 'z')); p--)
-            ;
-    for (; p < end; p++)
-        if (*p < '0' || *p > '9')
-            h = (h ^ (uint8_t)*p) * UINT64_C(0x100000001b3);
+    char words[sizeof((ccq_error *)0)->text];
+    size_t n = 0;
+    for (int quoted = 0; *text; text++) {
+        if (*text == '\\' && text[1])
+            text++;
+        else if (*text == '"')
+            quoted = !quoted;
+        else if (!quoted && (*text < '0' || *text > '9'))
+            words[n++] = *text;
+    }
+    const char *colon = memrchr(words, ':', n), *p = colon ? colon : words;
+    for (const char *end = words + n; p < end; p++)
+        h = (h ^ (uint8_t)*p) * UINT64_C(0x100000001b3);
     return h | 1;
 }
 
@@ -165,10 +169,13 @@ static void look(int sig)
 static void watch(void)
 {
     const struct itimerval step = {{HANG, 0}, {HANG, 0}};
+    static char stack[1 << 16]; /* the other one may be what has run out */
+    const stack_t other = {.ss_sp = stack, .ss_size = sizeof stack};
+    const struct sigaction act = {.sa_handler = fail, .sa_flags = SA_ONSTACK};
     if (__sanitizer_set_death_callback)
         __sanitizer_set_death_callback(save);
-    else
-        signal(SIGSEGV, fail);
+    else if (sigaltstack(&other, NULL) == 0)
+        sigaction(SIGSEGV, &act, NULL);
     signal(SIGABRT, fail);
     signal(SIGALRM, look);
     setitimer(ITIMER_REAL, &step, NULL);
