@@ -47,9 +47,11 @@ static ccq_code refuse_variants(const ccq_config *config, ccq_error *err)
     size_t i;
     for (i = 0; i < sizeof strings / sizeof *strings; i++) {
         const char *s = ccq_config_string(config, strings[i].key);
+        char shown[100];
         if (s && strcmp(s, strings[i].want) != 0)
             return ccq_fail(err, CCQ_UNSUPPORTED, "%s: \"%s\" is \"%s\", only \"%s\" is supported",
-                            ccq_config_name(config), strings[i].key, s, strings[i].want);
+                            ccq_config_name(config), strings[i].key,
+                            ccq_escape(shown, sizeof shown, s, strlen(s)), strings[i].want);
     }
     for (i = 0; i < sizeof ones / sizeof *ones; i++) {
         double v;

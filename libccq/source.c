@@ -177,12 +177,14 @@ static ccq_code settle_order(ccq_source *src, int asked, ccq_error *err)
                    : strcmp(s, "plain") == 0      ? CCQ_ORDER_PLAIN
                    : strcmp(s, "fastdeploy") == 0 ? CCQ_ORDER_FASTDEPLOY
                                                   : -2;
+    char shown[100];
     int wint2 = 0;
     size_t i;
     for (i = 0; i < src->count; i++)
         wint2 |= src->entry[i].type == CCQ_TYPE_WINT2;
     if (recorded == -2)
-        return ccq_fail(err, CCQ_CONFIG, "ccq_recipe.json: unknown k_order \"%s\"", s);
+        return ccq_fail(err, CCQ_CONFIG, "ccq_recipe.json: unknown k_order \"%s\"",
+                        ccq_escape(shown, sizeof shown, s, strlen(s)));
     if (recorded >= 0 && asked >= 0 && asked != recorded)
         return ccq_fail(err, CCQ_USAGE, "%s: ccq_recipe.json records K order %s", src->dir, s);
     src->arch.order_recorded = recorded >= 0;
