@@ -7,6 +7,7 @@ Standard library only.
 """
 import hashlib
 import json
+import os
 import pathlib
 import random
 import resource
@@ -21,6 +22,7 @@ import test_quantize_cli as base
 from test_quantize_cli import MICRO, Case
 
 FAULTS = INSPECT = ""
+SANITIZED = "ASAN_OPTIONS" in os.environ or "TSAN_OPTIONS" in os.environ  # shadow memory counts
 FEW = ["--calibration-tokens", "512", "--calibration-window", "128"]
 RANDOM = ["--calibration", "random", *FEW]
 
@@ -208,7 +210,8 @@ class Job(Calibration):
         least = plan["memory_least_bytes"]
         report, got = self.quantize(*RANDOM, "-j2", "--mem-limit", str(least))
         self.assertEqual(got, want)
-        self.assertLessEqual(report["peak_rss_bytes"], least)
+        if not SANITIZED:
+            self.assertLessEqual(report["peak_rss_bytes"], least)
         shutil.rmtree(self.out)
         self.refuse(64, *RANDOM, "-j2", "--mem-limit", str(least - 1), MICRO, self.out,
                     says=str(least))
