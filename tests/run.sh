@@ -2,7 +2,7 @@
 # Installs what is missing (as root, with apt), builds, and runs the tests.
 #
 #   sh tests/run.sh        release build in build/, the default suites
-#   sh tests/run.sh --ci   also: gcc and clang with -Werror, the same bytes from
+#   sh tests/run.sh --ci   what they leave: gcc and clang with -Werror, the same bytes from
 #                          builds of both with and without optimization, ASan
 #                          and UBSan, TSan over what has threads, 100,000
 #                          mutations for every fuzz target, the man pages
@@ -138,7 +138,7 @@ ccq_need_packages || {
 
 echo "== release build in build/"
 if ccq_build build; then
-  run_tests build
+  [ "$ci" = 1 ] || run_tests build
 else
   fail "build"
   finish
