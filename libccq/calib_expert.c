@@ -6,30 +6,26 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LEAST_TOKENS = 32, SHRINK = 256, ENOUGH = 8 };
+enum { SHRINK = 256, ENOUGH = 8 };
 
 /* ---- Rules by tokens per row of an up_gate, of the layer's mean --------------------- */
 
 double ccq_calib_per_row(const ccq_calib *c)
 {
-    const ccq_arch *a = c->model->arch;
-    return (double)c->tokens * (double)a->moe_k / ((double)a->experts * (double)a->hidden);
+    const ccq_arch *a = &c->engine->plan->src->arch;
+    return (double)(c->o->windows * c->o->window) * (double)a->moe_k /
+           ((double)a->experts * (double)a->hidden);
 }
 
 static int is_thin(const ccq_calib *c)
 {
-    return c->o->kind == CCQ_CALIBRATE_RANDOM || ccq_calib_per_row(c) < ENOUGH;
-}
-
-static double up_damping(const ccq_calib *c)
-{
-    return is_thin(c) ? 0.1 : 0.03;
+    return c->o->random || ccq_calib_per_row(c) < ENOUGH;
 }
 
 /* Ids at random activate neurons that text does not: trusted less. */
-static double down_damping(const ccq_calib *c)
+double ccq_calib_damping(const ccq_calib *c, int down)
 {
-    return c->o->kind == CCQ_CALIBRATE_RANDOM ? 0.1 : 0.03;
+    return (down ? c->o->random : is_thin(c)) ? 0.1 : 0.03;
 }
 
 /* ---- The layer ---------------------------------------------------------------------- */
@@ -59,7 +55,7 @@ ccq_code ccq_calib_layer_sums(ccq_calib *c, ccq_error *err)
         return no_memory("layer", err);
     ccq_code code = ccq_calib_up_sums(c, &all, CCQ_CODED_STREAM, c->layer_h, c->layer_c, err);
     if (!code && c->o->shared)
-        c->damped = ccq_damp(c->layer_h, k, up_damping(c));
+        c->damped = ccq_damp(c->layer_h, k, ccq_calib_damping(c, 0));
     return code;
 }
 
@@ -130,7 +126,7 @@ static ccq_code up_statistics(ccq_calib *c, const ccq_action *a, const ccq_calib
         ccq_calib_shrink(m->h, c->layer_h, k * k, t->count);
         ccq_calib_shrink(m->c, c->layer_c, k * k, t->count);
     }
-    m->damped = ccq_damp(m->h, k, up_damping(c));
+    m->damped = ccq_damp(m->h, k, ccq_calib_damping(c, 0));
     return CCQ_OK;
 }
 
@@ -200,8 +196,9 @@ static ccq_code down_statistics(ccq_calib *c, const ccq_action *a, const ccq_cal
     ccq_code code = ccq_calib_down_sums(c, t, &c->layer[CCQ_SOURCE_STREAM].expert[2 * e],
                                         &c->layer[CCQ_CODED_STREAM].expert[2 * e], &sums, err);
     if (!code)
-        code = ccq_target_down(&c->solver, &sums, down_damping(c), !(c->o->leave & CCQ_LEAVE_CROSS),
-                               alpha_of(c), m->w, m->target, m->h, &alpha, err);
+        code = ccq_target_down(&c->solver, &sums, ccq_calib_damping(c, 1),
+                               !(c->o->leave & CCQ_LEAVE_CROSS), alpha_of(c), m->w, m->target,
+                               m->h, &alpha, err);
     if (!code && residual) {
         ccq_calib_layer *l = &c->result->layer[c->result->layers - 1];
         l->alpha += alpha;
@@ -240,7 +237,7 @@ static ccq_code plain(ccq_calib *c, const ccq_action *a, const ccq_linear *from,
     return code;
 }
 
-static int has_feedback(ccq_type type)
+int ccq_calib_has_feedback(ccq_type type)
 {
     return type == CCQ_TYPE_WINT2 || type == CCQ_TYPE_WINT4;
 }
@@ -271,11 +268,11 @@ static ccq_code one(ccq_calib *c, const ccq_action *a, const ccq_calib_tokens *t
     ccq_error why = {0};
     int done = 0;
     ccq_code code = CCQ_OK;
-    if (!has_feedback(a->to))
+    if (!ccq_calib_has_feedback(a->to))
         return ccq_calib_linear(c, a, from, to, err);
     if ((code = ccq_calib_resume(c, a, to, &done, err)) || done)
         return code;
-    if (t->count >= LEAST_TOKENS) {
+    if (t->count >= CCQ_CALIB_TOKENS) {
         code = a->entry->role == CCQ_ROLE_UP_GATE ? up_gate(c, a, t, from, to, &why)
                                                   : down(c, a, t, e, from, to, &why);
         if (code != CCQ_NONFINITE) { /* statistics of zeros, or that cancel out */

@@ -34,6 +34,7 @@ ccq_code ccq_calib_plain(ccq_engine *engine, const ccq_action *a, const ccq_weig
 
 /* ---- The state ------------------------------------------------------------------- */
 
+enum { CCQ_CALIB_TOKENS = 32 }; /* fewer, and an expert is quantized without statistics */
 enum { CCQ_SOURCE_STREAM, CCQ_CODED_STREAM, CCQ_STREAMS };
 
 /* Tokens of an expert: ascending, with their normalized routing weights. NULL, NULL: all. */
@@ -148,5 +149,9 @@ ccq_code ccq_calib_linear(ccq_calib *c, const ccq_action *a, const ccq_linear *f
                           ccq_linear *to, ccq_error *err);
 /* Tokens per row of an up_gate, mean of the layer's experts. */
 double ccq_calib_per_row(const ccq_calib *c);
+/* Share of the mean diagonal of H that is added to it: for down or up_gate. */
+double ccq_calib_damping(const ccq_calib *c, int down);
+/* 1 for the types that statistics are for. */
+int ccq_calib_has_feedback(ccq_type type);
 
 #endif

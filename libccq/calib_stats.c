@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LEAST_TOKENS = 32 };
-
 /* ---- Gathering ---------------------------------------------------------------------- */
 
 static ccq_code keep_up(ccq_calib *c, int64_t e, const ccq_calib_tokens *t, const double *layer,
@@ -27,7 +25,7 @@ static ccq_code keep_expert(ccq_calib *c, int64_t e, const double *layer, double
     ccq_calib_tokens t = {c->token + at, c->r + at, c->start[e + 1] - at};
     ccq_code code = CCQ_OK;
     ccq_stats_tokens(c->out, c->number, e, t.count);
-    if (t.count < LEAST_TOKENS)
+    if (t.count < CCQ_CALIB_TOKENS)
         return CCQ_OK;
     if (!c->o->shared)
         code = keep_up(c, e, &t, layer, h, err);
@@ -103,16 +101,6 @@ ccq_code ccq_stats_gather(const ccq_source *src, const ccq_quantize_options *opt
 
 /* ---- Using ----------------------------------------------------------------------------- */
 
-static double damping(const ccq_calib *c, int down)
-{
-    const ccq_arch *a = &c->engine->plan->src->arch;
-    double per_row = (double)(c->o->windows * c->o->window) * (double)a->moe_k /
-                     ((double)a->experts * (double)a->hidden);
-    if (c->o->random)
-        return 0.1;
-    return down || per_row >= 8 ? 0.03 : 0.1;
-}
-
 /* The metric of an action; of up_gate all experts of a layer may share one. */
 static ccq_code stats_metric(ccq_calib *c, const ccq_stats_in *in, const ccq_action *a,
                              ccq_calib_metric *mine, const ccq_calib_metric **metric,
@@ -130,7 +118,7 @@ static ccq_code stats_metric(ccq_calib *c, const ccq_stats_in *in, const ccq_act
     ccq_code code = h ? ccq_stats_get(in, e->layer, e->expert, down, h, err)
                       : ccq_fail(err, CCQ_NO_MEMORY, "%s: out of memory", e->name);
     if (!code) {
-        ccq_damp(h, a->k, damping(c, down));
+        ccq_damp(h, a->k, ccq_calib_damping(c, down));
         code = ccq_calib_metric_make(m, c->engine, &c->solver, a->to, h, a->k, e->name, err);
     }
     free(h);
@@ -166,7 +154,7 @@ static ccq_code stats_linear(ccq_calib *c, const ccq_stats_in *in, const ccq_act
     const ccq_calib_metric *m = NULL;
     ccq_error why;
     ccq_code code = CCQ_NONFINITE;
-    if (ccq_stats_seen(in, e->layer, e->expert) >= LEAST_TOKENS) {
+    if (ccq_stats_seen(in, e->layer, e->expert) >= CCQ_CALIB_TOKENS) {
         code = stats_metric(c, in, a, &mine, &m, &why);
         if (code && code != CCQ_NONFINITE)
             *err = why;
@@ -184,7 +172,7 @@ static ccq_code stats_linear(ccq_calib *c, const ccq_stats_in *in, const ccq_act
 static int with_statistics(const ccq_action *a)
 {
     return a->entry->block == CCQ_BLOCK_EXPERT && !a->entry->bias &&
-           (a->to == CCQ_TYPE_WINT2 || a->to == CCQ_TYPE_WINT4);
+           ccq_calib_has_feedback(a->to);
 }
 
 static ccq_code stats_action(ccq_calib *c, const ccq_stats_in *in, const ccq_action *a,

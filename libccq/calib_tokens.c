@@ -126,6 +126,7 @@ ccq_code ccq_calibration_resolve(ccq_quantize_options *o, const ccq_source *src,
         return code;
     if (c->kind == CCQ_CALIBRATE_STATS)
         return describe_file(c, a, err);
+    c->random = c->kind == CCQ_CALIBRATE_RANDOM;
     if (c->tokens < 0 || c->tokens > INT32_MAX || c->count > INT32_MAX || c->window < 2 ||
         c->valid < 0 || c->valid > a->vocab)
         return ccq_fail(err, CCQ_USAGE, "calibration: tokens, window or vocabulary out of range");

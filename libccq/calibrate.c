@@ -28,17 +28,22 @@ const ccq_action *ccq_calib_action(const ccq_calib *c, ccq_role role, ccq_block 
     return NULL;
 }
 
-static void report_done(ccq_calib *c, const ccq_action *a, const ccq_outcome *outcome)
+static void count_done(ccq_calib *c, const ccq_action *a)
 {
-    const ccq_quantize_run_options *run = c->engine->run;
     ccq_progress *done = &c->engine->done;
-    size_t i = (size_t)(a - c->engine->plan->action);
-    c->result->outcome[i] = *outcome;
     done->tensors++;
     done->bytes_in += a->bytes_in;
     done->bytes_out += a->bytes_out;
+}
+
+static void report_done(ccq_calib *c, const ccq_action *a, const ccq_outcome *outcome)
+{
+    const ccq_quantize_run_options *run = c->engine->run;
+    size_t i = (size_t)(a - c->engine->plan->action);
+    c->result->outcome[i] = *outcome;
+    count_done(c, a);
     if (run->progress)
-        run->progress(run->ctx, done);
+        run->progress(run->ctx, &c->engine->done);
     if (run->tensor)
         run->tensor(run->ctx, i, outcome);
 }
@@ -111,14 +116,6 @@ int ccq_calib_wanted(const ccq_calib *c, const ccq_action *a)
     return 0;
 }
 
-static void skip(ccq_calib *c, const ccq_action *a)
-{
-    ccq_progress *done = &c->engine->done;
-    done->tensors++;
-    done->bytes_in += a->bytes_in;
-    done->bytes_out += a->bytes_out;
-}
-
 ccq_code ccq_calib_resume(ccq_calib *c, const ccq_action *a, ccq_linear *q, int *done,
                           ccq_error *err)
 {
@@ -134,7 +131,7 @@ ccq_code ccq_calib_resume(ccq_calib *c, const ccq_action *a, ccq_linear *q, int 
         return code;
     }
     to_linear(&planes, c->engine->plan->options.order, q);
-    skip(c, a);
+    count_done(c, a);
     return CCQ_OK;
 }
 
@@ -148,7 +145,7 @@ ccq_code ccq_calib_copy(ccq_calib *c, const ccq_action *a, const ccq_linear *fro
         q->memory = NULL;
     }
     if (is_done(c, a)) {
-        skip(c, a);
+        count_done(c, a);
         return CCQ_OK;
     }
     code = ccq_copy_tensor(c->engine, a, c->sink->put, c->sink->ctx, err);
@@ -246,11 +243,10 @@ static ccq_code all_experts(ccq_calib *c, ccq_error *err)
 static ccq_code begin_layer(ccq_calib *c, ccq_error *err)
 {
     ccq_layer *from = &c->layer[CCQ_SOURCE_STREAM], *to = &c->layer[CCQ_CODED_STREAM];
-    size_t experts = from->moe ? 2 * (size_t)c->model->arch->experts : 0;
     ccq_code code = ccq_layer_load(c->model, c->number, from, err);
     if (code)
         return code;
-    experts = from->moe ? 2 * (size_t)c->model->arch->experts : 0;
+    size_t experts = from->moe ? 2 * (size_t)c->model->arch->experts : 0;
     *to = *from;
     to->qkv.memory = to->o.memory = to->up_gate.memory = to->down.memory = NULL;
     to->expert = calloc(experts + 1, sizeof *to->expert);

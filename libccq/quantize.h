@@ -88,7 +88,7 @@ typedef struct ccq_calibration {
     int64_t windows;        /* resolved */
     uint64_t seed;          /* RANDOM */
     int64_t valid;          /* RANDOM: ids below it; 0: the vocabulary */
-    int random;             /* STATS: of ids at random */
+    int random;             /* resolved: 1: of ids at random, now or when STATS was made */
     int shared;             /* 1: one H a layer, 0 (default): one an expert */
     const char *stats;      /* STATS: the file; must outlive the plan */
     const char *save_stats; /* NULL, or where to keep one-shot statistics */

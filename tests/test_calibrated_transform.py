@@ -17,7 +17,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import test_quantize_cli as base  # noqa: E402
-from test_quantize_cli import MICRO, Case, digest, write_model  # noqa: E402
+from test_quantize_cli import MICRO, Case, digest, write_model, write_tokens  # noqa: E402
 from test_schemes_cli import tensors_of  # noqa: E402
 
 INSPECT = RUN = FAULTS = ""
@@ -29,14 +29,6 @@ FEW = ["--w4-end-layer=2", "--calibration=random", "--calibration-tokens=1024",
 SMALL = {"moe_num_experts": 3, "moe_k": 2, "moe_num_shared_experts": 1, "num_hidden_layers": 3}
 # Text, 8192 ids each, one part to calibrate with and another to measure on.
 PART = 8192
-
-
-def npy(path, ids):
-    head = f"{{'descr': '<i4', 'fortran_order': False, 'shape': ({len(ids)},), }}"
-    head += " " * (-(len(head) + 11) % 64) + "\n"
-    path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode() +
-                     struct.pack(f"<{len(ids)}i", *ids))
-    return path
 
 
 def ids_of(path):
@@ -135,7 +127,8 @@ class Accuracy(Turned):
     def test_mean_kld(self):
         """A transform costs little: the same bits, in another basis or order."""
         ids = ids_of(MICRO / "tokens_test.npy")
-        text, test = npy(self.tmp / "text.npy", ids[:PART]), npy(self.tmp / "test.npy", ids[-PART:])
+        text = write_tokens(self.tmp / "text.npy", ids[:PART])
+        test = write_tokens(self.tmp / "test.npy", ids[-PART:])
         calibration = ["--calibration", text, "--calibration-window=256"]
         found = {}
         for name, c in (("data-free", []), ("none", calibration), ("rotate", calibration),

@@ -12,14 +12,13 @@ import pathlib
 import random
 import resource
 import shutil
-import struct
 import subprocess
 import sys
 import time
 import unittest
 
 import test_quantize_cli as base
-from test_quantize_cli import MICRO, Case
+from test_quantize_cli import MICRO, Case, write_tokens
 
 FAULTS = INSPECT = ""
 SANITIZED = "ASAN_OPTIONS" in os.environ or "TSAN_OPTIONS" in os.environ  # shadow memory counts
@@ -32,14 +31,6 @@ def digest(path):
     sums = {p.name: hashlib.sha256(p.read_bytes()).hexdigest()
             for p in sorted(path.iterdir()) if p.is_file()}
     return sums
-
-
-def write_tokens(path, ids):
-    head = f"{{'descr': '<i4', 'fortran_order': False, 'shape': ({len(ids)},), }}"
-    head += " " * (-(len(head) + 11) % 64) + "\n"
-    path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode() +
-                     struct.pack(f"<{len(ids)}i", *ids))
-    return path
 
 
 class Calibration(Case):

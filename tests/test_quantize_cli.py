@@ -136,6 +136,15 @@ def digest(path):
     return h.hexdigest()
 
 
+def write_tokens(path, ids):
+    """A .npy of token ids."""
+    head = f"{{'descr': '<i4', 'fortran_order': False, 'shape': ({len(ids)},), }}"
+    head += " " * (-(len(head) + 11) % 64) + "\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode() +
+                     struct.pack(f"<{len(ids)}i", *ids))
+    return path
+
+
 class Case(unittest.TestCase):
     def setUp(self):
         self.tmp = pathlib.Path(tempfile.mkdtemp(prefix="ccq-"))

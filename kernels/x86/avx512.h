@@ -4,17 +4,9 @@
 #define CCQ_KERNELS_X86_AVX512_H
 
 #include "kernels/ops.h"
+#include "kernels/x86/unroll.h"
 
 #include <immintrin.h>
-
-/* Whole loops of at most 16 turns; checked builds would take minutes over them. */
-#ifndef CCQ_UNROLL
-#ifdef __SANITIZE_ADDRESS__
-#define CCQ_UNROLL
-#else
-#define CCQ_UNROLL _Pragma("GCC unroll 16")
-#endif
-#endif
 
 void ccq_search_avx512(const ccq_book *book, const int16_t u[64], int lo, int hi, int32_t *J,
                        uint8_t (*best)[16]);
