@@ -219,3 +219,33 @@ void ccq_encode_column(const ccq_ops *ops, const ccq_encoder *enc, const ccq_enc
         alone[i * CCQ_PANEL] = w[i];
     ccq_encode_panel(ops, enc, p, alone, k, 1, out, scratch);
 }
+
+/* ---- Where codes are stored ---------------------------------------------- */
+
+static void place_bytes(const ccq_ops *ops, const uint8_t *bytes, int64_t length, int count,
+                        int64_t n, uint8_t *weight)
+{
+    int full = count / CCQ_PANEL * CCQ_PANEL;
+    uint8_t rows[BLOCKS][CCQ_PANEL];
+
+    for (int64_t r = 0; r < length; r += BLOCKS)
+        for (int c = 0; c < full; c += CCQ_PANEL) {
+            ops->panel.turn(bytes + c * length + r, length, rows);
+            for (int i = 0; i < BLOCKS; i++)
+                memcpy(weight + (r + i) * n + c, rows[i], CCQ_PANEL);
+        }
+    for (int64_t r = 0; full < count && r < length; r++)
+        for (int c = full; c < count; c++)
+            weight[r * n + c] = bytes[c * length + r];
+}
+
+void ccq_wint2_place(const ccq_ops *ops, const uint8_t *bytes, const uint8_t *local, int64_t k,
+                     int count, int64_t n, uint8_t *weight, uint8_t *scale)
+{
+    const int64_t groups = k / CCQ_GROUP;
+
+    place_bytes(ops, bytes, k / CCQ_WINDOWS, count, n, weight);
+    for (int64_t r = 0; r < groups / 2; r++, local += 2) /* the even group is the high nibble */
+        for (int c = 0; c < count; c++)
+            scale[r * n + c] = (uint8_t)(local[c * groups] << 4 | local[c * groups + 1]);
+}

@@ -57,6 +57,12 @@ void ccq_encode_column(const ccq_ops *ops, const ccq_encoder *enc, const ccq_enc
 void ccq_encode_panel(const ccq_ops *ops, const ccq_encoder *enc, const ccq_encode_params *p,
                       const float *w, int64_t k, int count, ccq_column *out, void *scratch);
 
+/* Columns of codes, one after the other as above, to their place in the stored tensors
+ * (docs/format.md): weight [k/4][n] and scale [k/128][n], both from the first column on.
+ * Threads may place different columns at once. */
+void ccq_wint2_place(const ccq_ops *ops, const uint8_t *bytes, const uint8_t *local, int64_t k,
+                     int count, int64_t n, uint8_t *weight, uint8_t *scale);
+
 /* ---- wint8 and wint4 (Paddle's weight_quantize) -------------------------- */
 enum { CCQ_RULE_GPU, CCQ_RULE_CPU };
 

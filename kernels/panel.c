@@ -7,6 +7,17 @@
 
 enum { BLOCKS = CCQ_GROUP / CCQ_WINDOWS };
 
+static void widen(const uint16_t *w, int64_t ld, int64_t k, float *x)
+{
+    float *second = x + k * CCQ_PANEL;
+
+    for (int64_t i = 0; i < k; i++, w += ld)
+        for (int c = 0; c < CCQ_PANEL; c++) {
+            x[i * CCQ_PANEL + c] = ccq_bf16_to_f32(w[c]);
+            second[i * CCQ_PANEL + c] = ccq_bf16_to_f32(w[CCQ_PANEL + c]);
+        }
+}
+
 static void amax(const float *w, int64_t k, float most[CCQ_PANEL])
 {
     memset(most, 0, CCQ_PANEL * sizeof *most);
@@ -190,6 +201,7 @@ static void place(int bits, const int8_t q[CCQ_GROUP], uint8_t *run)
 
 void ccq_panel_init_c(ccq_panel_ops *ops)
 {
+    ops->widen = widen;
     ops->amax = amax;
     ops->gather = gather;
     ops->rms = rms;

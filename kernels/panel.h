@@ -7,7 +7,11 @@
 
 #include "kernels/code.h"
 
-enum { CCQ_PANEL = 16 }; /* columns of a panel */
+enum {
+    CCQ_PANEL = 16,      /* columns of a panel */
+    CCQ_ROWS_AHEAD = 32  /* rows of a matrix asked for ahead: each is a place of its own in
+                            memory, which the processor does not fetch by itself */
+};
 
 /* One encoded group of the panel and what decodes it; the lines passed their proof,
  * scale is ccq_group_scale(). */
@@ -24,6 +28,8 @@ typedef struct ccq_panel_sums {
 } ccq_panel_sums;
 
 typedef struct ccq_panel_ops {
+    /* k rows of 32 bf16, ld apart, to fp32 in two panels, one after the other. */
+    void (*widen)(const uint16_t *w, int64_t ld, int64_t k, float *x);
     /* Largest |w| of each column; no NaN. */
     void (*amax)(const float *w, int64_t k, float most[CCQ_PANEL]);
     /* x[c * k + i] = w * scale[c], one column after the other, i in stored order. */

@@ -96,7 +96,7 @@ void ccq_budget_of(const ccq_plan *plan, int threads, uint64_t limit, ccq_budget
         add_action(plan, &plan->action[i], &n);
     *b = (ccq_budget){.whole = n.whole, .columns = n.columns};
     uint64_t tensors = ccq_layout_count(plan->layout) * (uint64_t)plan->ranks + plan->count;
-    b->base = 16 * mebi + 1536 * tensors + 25 * n.columns +
+    b->base = 16 * mebi + 1536 * tensors + 27 * n.columns +
               (uint64_t)threads * (ccq_tile_memory(plan) + mebi / 8);
     if (plan->transform)
         b->base += ccq_transform_scratch(plan->transform, threads);

@@ -174,7 +174,7 @@ static void encode_wint2(batch *b, int64_t n0, int count, const desk *d)
         b->max_error[n0 + j] = column[j].max_error;
         b->status[n0 + j] = (uint8_t)column[j].status;
     }
-    ccq_planes_place_wint2(b->planes, n0, count, column);
+    ccq_planes_place_wint2(b->engine->run->ops, b->planes, n0, count, column);
 }
 
 static void encode_wint4(batch *b, int64_t n0, int count, const desk *d)
@@ -264,7 +264,7 @@ done:
 ccq_code ccq_calib_plain(ccq_engine *engine, const ccq_action *a, const ccq_weight *w,
                          ccq_planes *planes, ccq_outcome *outcome, ccq_error *err)
 {
-    ccq_columns c = {.a = a, .n0 = 0, .nc = a->n};
+    ccq_columns c = {.a = a, .n0 = 0, .nc = a->n, .strip = a->n};
     if (w->type == CCQ_W_F32)
         c.f = w->data;
     else

@@ -63,16 +63,29 @@ static void make_table(uint32_t factor, uint32_t table[4][256])
         }
 }
 
-uint32_t ccq_crc_columns(const uint16_t *x, int64_t k, int64_t n, int64_t n0, int64_t nc)
+void ccq_crc_begin(ccq_crc_columns *c, int64_t n, int64_t n0, int64_t nc)
 {
-    uint32_t table[4][256], sum = 0;
-    if (nc == n)
-        return ccq_crc32(0, x, (size_t)(2 * k * n));
-    make_table(power(2 * (uint64_t)n), table);
-    for (int64_t r = 0; r < k; r++) {
-        sum = table[0][sum & 255] ^ table[1][sum >> 8 & 255] ^ table[2][sum >> 16 & 255] ^
-              table[3][sum >> 24];
-        sum ^= ccq_crc32(0, x + r * nc, (size_t)(2 * nc));
-    }
-    return times(sum, power(2 * (uint64_t)(n - n0 - nc)));
+    *c = (ccq_crc_columns){.n = n, .n0 = n0, .nc = nc};
+    if (nc != n)
+        make_table(power(2 * (uint64_t)n), c->table);
+}
+
+void ccq_crc_rows(ccq_crc_columns *c, const uint16_t *x, int64_t rows)
+{
+    uint32_t(*table)[256] = c->table;
+    uint32_t sum = c->sum;
+    if (c->nc == c->n)
+        sum = ccq_crc32(sum, x, (size_t)(2 * rows * c->n));
+    else
+        for (int64_t r = 0; r < rows; r++) {
+            sum = table[0][sum & 255] ^ table[1][sum >> 8 & 255] ^ table[2][sum >> 16 & 255] ^
+                  table[3][sum >> 24];
+            sum ^= ccq_crc32(0, x + r * c->nc, (size_t)(2 * c->nc));
+        }
+    c->sum = sum;
+}
+
+uint32_t ccq_crc_end(const ccq_crc_columns *c)
+{
+    return c->nc == c->n ? c->sum : times(c->sum, power(2 * (uint64_t)(c->n - c->n0 - c->nc)));
 }

@@ -76,7 +76,8 @@ uint64_t ccq_planes_size(const ccq_action *a);
 void ccq_planes_place(ccq_planes *p, const ccq_action *a, void *memory);
 /* Columns n0..n0+count-1; bytes and local of column j start at j * their length.
  * Different columns may be placed at once. */
-void ccq_planes_place_wint2(ccq_planes *p, int64_t n0, int count, const ccq_column *column);
+void ccq_planes_place_wint2(const ccq_ops *ops, ccq_planes *p, int64_t n0, int count,
+                            const ccq_column *column);
 
 /* ---- budget.c: memory --------------------------------------------------------- */
 
@@ -139,7 +140,9 @@ typedef struct ccq_columns {
     const ccq_action *a;
     int rank;
     int64_t n0, nc;
-    const uint16_t *w; /* [a->k][nc] */
+    int64_t strip;     /* columns that lie together, nc at most: [a->k][strip], one after the
+                          other; a multiple of 32 or nc, under block_wise_fp8 of 128 */
+    const uint16_t *w;
     const float *f;    /* not NULL: in its place */
 } ccq_columns;
 /* Encodes them over the pool into their place in the planes; adds to outcome. */

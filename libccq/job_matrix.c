@@ -14,7 +14,7 @@ typedef struct matrix {
 static ccq_code one_rank(ccq_job *j, const ccq_action *a, int rank, const matrix *m,
                          ccq_slice_fn fn, void *ctx, ccq_error *err)
 {
-    ccq_columns c = {a, rank, 0, a->n, m->part ? m->part : m->whole,
+    ccq_columns c = {a, rank, 0, a->n, a->n, m->part ? m->part : m->whole,
                      m->part_f ? m->part_f : m->whole_f};
     ccq_slice slice;
     ccq_slice_of(&j->plan->src->arch, a->entry, rank, j->plan->ranks, &slice);

@@ -37,7 +37,7 @@ static ccq_code work_whole(ccq_job *j, const ccq_action *a, ccq_outcome *outcome
 static ccq_code work_block(ccq_job *j, const ccq_action *a, const ccq_unit *u,
                            ccq_outcome *outcome, ccq_error *err)
 {
-    ccq_columns c = {a, u->rank, u->n0, u->nc, u->data, NULL};
+    ccq_columns c = {a, u->rank, u->n0, u->nc, u->strip, u->data, NULL};
     ccq_code code = u->n0 ? CCQ_OK : ccq_pipe_planes(j->pipe, a, &j->planes, err);
     j->source = u->n0 ? j->source ^ u->crc : u->crc;
     if (!code)

@@ -1,7 +1,9 @@
 #include "libccq/crc.h"
 #include "libccq/ledger_internal.h"
 
+#include <pthread.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,7 +101,7 @@ ccq_stage *ccq_ledger_stage(ccq_ledger *l)
 
 ccq_code ccq_ledger_check(const ccq_ledger *l, size_t tensor, int *good, ccq_error *err)
 {
-    enum { BLOCK = 1 << 20 };
+    enum { BLOCK = 1 << 18 }; /* stays in the processor's cache */
     uint64_t bytes = ccq_ledger_tensor(l, tensor)->bytes;
     unsigned char *block = malloc(BLOCK);
     uint32_t crc = 0;
@@ -263,6 +265,50 @@ static ccq_code check_shard(ccq_ledger *l, ccq_ledger_shard *s, ccq_error *err)
     return code ? code : check_header(l, s, err);
 }
 
+/* All tensors, read again by all threads. */
+typedef struct recheck {
+    const ccq_ledger *l;
+    pthread_mutex_t lock;
+    atomic_int failed;
+    size_t first; /* of the tensors that failed; what it says */
+    ccq_code code;
+    ccq_error err;
+} recheck;
+
+static void check_tensor(void *ctx, size_t i, int worker)
+{
+    recheck *c = ctx;
+    ccq_error err = {0};
+    int good = 1;
+    (void)worker;
+    if (atomic_load(&c->failed))
+        return;
+    ccq_code code = ccq_ledger_check(c->l, i, &good, &err);
+    if (!code && !good)
+        code = ccq_fail(&err, CCQ_IO, "%s: %s: staged bytes are not what was written",
+                        ccq_ledger_shard_of(c->l, i)->name, ccq_ledger_tensor(c->l, i)->name);
+    if (!code)
+        return;
+    atomic_store(&c->failed, 1);
+    pthread_mutex_lock(&c->lock);
+    if (!c->code || i < c->first) {
+        c->first = i;
+        c->code = code;
+        c->err = err;
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
+static ccq_code check_tensors(const ccq_ledger *l, ccq_error *err)
+{
+    recheck c = {.l = l, .lock = PTHREAD_MUTEX_INITIALIZER};
+    ccq_pool_run(l->run->pool, l->tensors, check_tensor, &c);
+    pthread_mutex_destroy(&c.lock);
+    if (c.code && err)
+        *err = c.err;
+    return c.code;
+}
+
 ccq_code ccq_ledger_complete(ccq_ledger *l, ccq_error *err)
 {
     ccq_code code = ccq_ledger_flush(l, err);
@@ -270,14 +316,7 @@ ccq_code ccq_ledger_complete(ccq_ledger *l, ccq_error *err)
         code = tell_missing(l, err);
     for (size_t i = 0; i < l->shards && !code; i++)
         code = check_shard(l, &l->shard[i], err);
-    for (size_t i = 0; i < l->tensors && !code; i++) {
-        int good = 0;
-        code = ccq_ledger_check(l, i, &good, err);
-        if (!code && !good)
-            code = ccq_fail(err, CCQ_IO, "%s: %s: staged bytes are not what was written",
-                            ccq_ledger_shard_of(l, i)->name, ccq_ledger_tensor(l, i)->name);
-    }
-    return code;
+    return code ? code : check_tensors(l, err);
 }
 
 ccq_code ccq_ledger_commit(ccq_ledger *l, ccq_error *err)

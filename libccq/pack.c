@@ -1,8 +1,6 @@
 /* Planes <-> stored tensors. Mirrors docs/format.md, "Tensors on disk". */
 #include "libccq/job.h"
 
-#include "kernels/tile.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -223,42 +221,13 @@ void ccq_planes_place(ccq_planes *p, const ccq_action *a, void *memory)
     }
 }
 
-/* Bytes r..r+7 of eight columns to eight rows of [n]: quarters of the 8 x 8 bytes are
- * exchanged, for bytes, pairs and fours. Words are little endian, as all files are. */
-static void turn8(const ccq_column *column, int64_t r, uint8_t *to, int64_t n)
+void ccq_planes_place_wint2(const ccq_ops *ops, ccq_planes *p, int64_t n0, int count,
+                            const ccq_column *column)
 {
-    static const uint64_t mask[3] = {0x00ff00ff00ff00ff, 0x0000ffff0000ffff, 0x00000000ffffffff};
-    uint64_t x[8];
-    for (int j = 0; j < 8; j++)
-        memcpy(&x[j], column[j].bytes + r, sizeof x[j]);
-    for (int s = 0; s < 3; s++)
-        for (int j = 0; j < 8; j++)
-            if (!(j & 1 << s)) {
-                uint64_t t = (x[j] >> (8 << s) ^ x[j + (1 << s)]) & mask[s];
-                x[j] ^= t << (8 << s);
-                x[j + (1 << s)] ^= t;
-            }
-    for (int j = 0; j < 8; j++)
-        memcpy(to + j * n, &x[j], sizeof x[j]);
-}
-
-void ccq_planes_place_wint2(ccq_planes *p, int64_t n0, int count, const ccq_column *column)
-{
-    uint8_t *weight = p->plane[0], *local = p->plane[1];
     uint16_t *super = p->plane[2];
     float *cs = p->plane[3], *zp = p->plane[4];
-    int full = count / 8 * 8; /* k is a multiple of 64: whole words of bytes */
-    for (int64_t r = 0; r < p->k / CCQ_WINDOWS; r += 8)
-        for (int j = 0; j < full; j += 8)
-            turn8(column + j, r, weight + r * p->n + n0 + j, p->n);
-    for (int64_t r = 0; full < count && r < p->k / CCQ_WINDOWS; r++)
-        for (int j = full; j < count; j++)
-            weight[r * p->n + n0 + j] = column[j].bytes[r];
-    /* the even group of a pair is the high nibble */
-    for (int64_t r = 0; r < p->k / LOCAL_ROWS; r++)
-        for (int j = 0; j < count; j++)
-            local[r * p->n + n0 + j] =
-                (uint8_t)(column[j].local[2 * r] << 4 | column[j].local[2 * r + 1]);
+    ccq_wint2_place(ops, column[0].bytes, column[0].local, p->k, count, p->n,
+                    (uint8_t *)p->plane[0] + n0, (uint8_t *)p->plane[1] + n0);
     for (int j = 0; j < count; j++) {
         super[n0 + j] = column[j].super;
         cs[n0 + j] = column[j].code_scale;

@@ -3,7 +3,13 @@
 #include "libccq/pipeline_internal.h"
 #include "libccq/slice.h"
 
-enum { STEP = 1 << 20 }; /* bytes read between two looks at whether the job has stopped */
+#include <string.h>
+
+enum {
+    STRIP = 32,        /* columns: 64 bytes of a row */
+    STRIP_TURNED = 128, /* as short as reading by columns allows; a block of block_wise_fp8 */
+    STEP = CCQ_PIPE_STEP
+};
 
 static int stopped(ccq_pipe *p)
 {
@@ -63,27 +69,81 @@ static int is_finite(const uint16_t *x, int64_t count)
     return most < 0x7f80;
 }
 
-/* A block of a slice, [kc][nc], in steps: what is stored as rows by rows, else by columns. */
-static ccq_code read_block(ccq_pipe *p, const ccq_entry *e, const ccq_slice *s, int64_t k0,
-                           int64_t kc, int64_t n0, int64_t nc, uint16_t *dst, ccq_error *err)
+static ccq_code blame(const ccq_pipe *p, const ccq_entry *e, ccq_error *err)
+{
+    return ccq_source_blame(p->engine->plan->src, e, err);
+}
+
+/* Rows k0..k0+kc-1 of a slice, [kc][n]. */
+static ccq_code read_rows(ccq_pipe *p, const ccq_entry *e, const ccq_slice *s, int64_t k0,
+                          int64_t kc, int64_t n, uint16_t *dst, ccq_error *err)
 {
     int turned = e->piece[0].transposed;
-    int64_t line = 2 * (turned ? kc : nc), lines = turned ? nc : kc;
-    int64_t step = line < STEP ? STEP / line : 1;
+    int64_t step = turned ? kc : 2 * n < STEP ? STEP / 2 / n : 1;
     ccq_code code = CCQ_OK;
-    for (int64_t i = 0; i < lines && !code; i += step) {
-        int64_t count = lines - i < step ? lines - i : step;
-        if (stopped(p))
-            return CCQ_OK; /* nobody looks at it */
-        if (turned)
-            code = read_ranges(p, e, s, k0, kc, n0 + i, count, dst + i, nc, err);
-        else
-            code = read_ranges(p, e, s, k0 + i, count, n0, nc, dst + i * nc, nc, err);
-        if (!code && !turned && !is_finite(dst + i * nc, count * nc))
-            code = ccq_source_blame(p->engine->plan->src, e, err);
+    for (int64_t i = 0; i < kc && !code && !stopped(p); i += step) {
+        int64_t rows = kc - i < step ? kc - i : step;
+        code = read_ranges(p, e, s, k0 + i, rows, 0, n, dst + i * n, n, err);
+        if (!code && !is_finite(dst + i * n, rows * n))
+            code = blame(p, e, err);
     }
-    if (!code && turned && !is_finite(dst, kc * nc))
-        code = ccq_source_blame(p->engine->plan->src, e, err);
+    return code;
+}
+
+/* ---- Blocks of columns --------------------------------------------------------------- */
+
+/* Rows k0.. of a block of k rows, [rows][nc], to its strips. A strip's rows follow each
+ * other: they are written, and will be read, as memory likes it best. */
+static void to_strips(const uint16_t *x, int64_t k0, int64_t rows, int64_t k, int64_t nc,
+                      uint16_t *strip)
+{
+    for (int64_t n = 0; n + STRIP <= nc; n += STRIP)
+        for (int64_t r = 0; r < rows; r++)
+            memcpy(strip + n * k + (k0 + r) * STRIP, x + r * nc + n, STRIP * sizeof *x);
+    int64_t rest = nc % STRIP, n = nc - rest;
+    for (int64_t r = 0; rest && r < rows; r++)
+        memcpy(strip + n * k + (k0 + r) * rest, x + r * nc + n, (size_t)rest * sizeof *x);
+}
+
+/* Rows go by way of a buffer that stays in the processor's cache. */
+static ccq_code read_straight(ccq_pipe *p, const ccq_action *a, const ccq_slice *s, ccq_unit *u,
+                              ccq_error *err)
+{
+    int64_t step = 2 * u->nc < STEP ? STEP / 2 / u->nc : 1;
+    ccq_crc_columns crc;
+    ccq_code code = CCQ_OK;
+    ccq_crc_begin(&crc, a->n, u->n0, u->nc);
+    for (int64_t k0 = 0; k0 < a->k && !code && !stopped(p); k0 += step) {
+        int64_t rows = a->k - k0 < step ? a->k - k0 : step;
+        code = read_ranges(p, a->entry, s, k0, rows, u->n0, u->nc, p->rows, u->nc, err);
+        if (!code && !is_finite(p->rows, rows * u->nc))
+            code = blame(p, a->entry, err);
+        ccq_crc_rows(&crc, p->rows, code ? 0 : rows);
+        to_strips(p->rows, k0, code ? 0 : rows, a->k, u->nc, u->data);
+    }
+    u->strip = STRIP;
+    u->crc = ccq_crc_end(&crc);
+    return code;
+}
+
+/* What is stored by columns: a strip at a time. */
+static ccq_code read_turned(ccq_pipe *p, const ccq_action *a, const ccq_slice *s, ccq_unit *u,
+                            ccq_error *err)
+{
+    ccq_code code = CCQ_OK;
+    u->strip = STRIP_TURNED;
+    u->crc = 0;
+    for (int64_t n = 0; n < u->nc && !code && !stopped(p); n += STRIP_TURNED) {
+        int64_t nc = u->nc - n < STRIP_TURNED ? u->nc - n : STRIP_TURNED;
+        uint16_t *strip = (uint16_t *)u->data + n * a->k;
+        ccq_crc_columns crc;
+        code = read_ranges(p, a->entry, s, 0, a->k, u->n0 + n, nc, strip, nc, err);
+        if (!code && !is_finite(strip, a->k * nc))
+            code = blame(p, a->entry, err);
+        ccq_crc_begin(&crc, a->n, u->n0 + n, nc);
+        ccq_crc_rows(&crc, strip, code ? 0 : a->k);
+        u->crc ^= ccq_crc_end(&crc);
+    }
     return code;
 }
 
@@ -91,6 +151,7 @@ static ccq_code read_columns(ccq_pipe *p, ccq_unit u, const ccq_action *a, const
                              ccq_error *err)
 {
     int64_t step = ccq_block_columns(p->budget, a);
+    int turned = a->entry->piece[0].transposed || a->to == CCQ_TYPE_FP8;
     ccq_code code = CCQ_OK;
     u.kind = CCQ_UNIT_BLOCK;
     for (u.n0 = 0; u.n0 < a->n && !code; u.n0 += step) {
@@ -99,13 +160,14 @@ static ccq_code read_columns(ccq_pipe *p, ccq_unit u, const ccq_action *a, const
         u.data = take_in(p, 2 * (uint64_t)a->k * (uint64_t)u.nc);
         if (!u.data)
             return CCQ_OK;
-        code = read_block(p, a->entry, s, 0, a->k, u.n0, u.nc, u.data, err);
-        u.crc = code ? 0 : ccq_crc_columns(u.data, a->k, a->n, u.n0, u.nc);
+        code = (turned ? read_turned : read_straight)(p, a, s, &u, err);
         if (!code)
             push_unit(p, &u);
     }
     return code;
 }
+
+/* ---- Windows of rows ------------------------------------------------------------------ */
 
 static ccq_code read_windows(ccq_pipe *p, ccq_unit u, const ccq_action *a, const ccq_slice *s,
                              ccq_error *err)
@@ -126,7 +188,7 @@ static ccq_code read_windows(ccq_pipe *p, ccq_unit u, const ccq_action *a, const
         if (f32)
             code = ccq_source_read_f32(p->engine->plan->src, a->entry, u.data, err);
         else
-            code = read_block(p, a->entry, s, k0, rows, 0, a->n, u.data, err);
+            code = read_rows(p, a->entry, s, k0, rows, a->n, u.data, err);
         if (!code)
             push_unit(p, &u);
     }

@@ -182,7 +182,10 @@ ccq_code ccq_pipe_open(ccq_pipe **pipe, const ccq_engine *engine, ccq_put put, v
     p->put = put;
     p->ctx = ctx;
     init_lock(p);
-    if (ccq_ring_init(&p->in, (size_t)budget->in) || ccq_ring_init(&p->out, (size_t)budget->out)) {
+    size_t row = 2 * (size_t)budget->columns;
+    p->rows = malloc(row > CCQ_PIPE_STEP ? row : CCQ_PIPE_STEP);
+    if (!p->rows || ccq_ring_init(&p->in, (size_t)budget->in) ||
+        ccq_ring_init(&p->out, (size_t)budget->out)) {
         ccq_pipe_close(p);
         return ccq_fail(err, CCQ_NO_MEMORY, "job: no memory for windows of %llu and %llu bytes",
                         (unsigned long long)budget->in, (unsigned long long)budget->out);
@@ -213,5 +216,6 @@ void ccq_pipe_close(ccq_pipe *p)
     pthread_mutex_destroy(&p->lock);
     ccq_ring_free(&p->in);
     ccq_ring_free(&p->out);
+    free(p->rows);
     free(p);
 }

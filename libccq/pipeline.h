@@ -5,7 +5,7 @@
 #include "libccq/job.h"
 
 typedef enum ccq_unit_kind {
-    CCQ_UNIT_BLOCK,  /* columns n0..n0+nc-1 of a rank's slice, [k][nc], to be quantized */
+    CCQ_UNIT_BLOCK,  /* columns n0..n0+nc-1 of a rank's slice, to be quantized */
     CCQ_UNIT_WINDOW, /* rows of a copied tensor as they will be written */
     CCQ_UNIT_WHOLE   /* nothing was read: the action is for the caller alone */
 } ccq_unit_kind;
@@ -14,7 +14,7 @@ typedef struct ccq_unit {
     ccq_unit_kind kind;
     size_t action;
     int rank;
-    int64_t n0, nc;        /* BLOCK */
+    int64_t n0, nc, strip; /* BLOCK: as in ccq_columns */
     uint64_t offset, size; /* WINDOW: bytes of the tensor */
     int last;              /* of its action and rank */
     uint32_t crc;          /* BLOCK: those of a slice, xored, are the CRC-32 of its bytes */

@@ -7,7 +7,10 @@
 
 #include <pthread.h>
 
-enum { CCQ_PIPE_QUEUE = 64 };
+enum {
+    CCQ_PIPE_QUEUE = 64,
+    CCQ_PIPE_STEP = 1 << 18 /* bytes read at a time: what the second cache holds */
+};
 
 /* What the writer is to do: planes, or (count 0) a window. */
 typedef struct ccq_task {
@@ -22,6 +25,7 @@ struct ccq_pipe {
     const ccq_budget *budget;
     ccq_put put;
     void *ctx;
+    uint16_t *rows; /* the reader's own: a step, or a row of a block */
     pthread_t reader, writer;
     int reads, writes; /* the threads run */
     pthread_mutex_t lock;

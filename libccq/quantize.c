@@ -14,7 +14,7 @@
 
 enum {
     TILE = CCQ_PANEL, /* columns: 32 bytes of a bf16 row, half a cache line */
-    AHEAD = 16        /* rows */
+    PAIR = 2 * TILE   /* columns that are taken and placed together, where there are so many */
 };
 
 /* What the tiles of a block of columns share. */
@@ -25,16 +25,16 @@ typedef struct batch {
     ccq_planes *planes;
     double *error, *energy, *max_error; /* by column of the block; fp8: the first of a strip */
     uint8_t *status;                    /* CCQ_COLUMN_* */
-    size_t pairs; /* of tiles */
+    size_t pairs; /* of tiles, all of them full */
     atomic_int stop;
     atomic_llong columns; /* done */
 } batch;
 
 /* Pieces of a worker's scratch, for columns of k rows. */
 typedef struct tile_memory {
-    float *x;       /* [k][TILE] */
+    float *x;       /* [k][TILE], twice */
     void *scratch;  /* of the encoder */
-    uint8_t *bytes; /* TILE columns */
+    uint8_t *bytes; /* PAIR columns */
     uint8_t *local;
 } tile_memory;
 
@@ -45,9 +45,9 @@ static size_t round64(size_t n)
 
 static size_t tile_layout(char *base, int64_t k, tile_memory *m)
 {
-    size_t rows = (size_t)k, x = round64(TILE * rows * sizeof(float));
-    size_t scratch = round64(ccq_encode_scratch(k)), bytes = round64(TILE * rows / 4 + TILE);
-    size_t local = round64(TILE * rows / CCQ_GROUP + TILE);
+    size_t rows = (size_t)k, x = round64(PAIR * rows * sizeof(float));
+    size_t scratch = round64(ccq_encode_scratch(k)), bytes = round64(PAIR * rows / CCQ_WINDOWS);
+    size_t local = round64(PAIR * rows / CCQ_GROUP);
     if (base)
         *m = (tile_memory){(float *)(void *)base, base + x, (uint8_t *)base + x + scratch,
                            (uint8_t *)base + x + scratch + bytes};
@@ -121,6 +121,11 @@ ccq_code ccq_engine_poll(const ccq_engine *engine, ccq_error *err)
 
 /* ---- A tile ------------------------------------------------------------------ */
 
+static int tile_columns(int64_t left)
+{
+    return left < TILE ? (int)left : TILE;
+}
+
 static double cpu_seconds(void)
 {
     struct timespec t;
@@ -131,15 +136,17 @@ static double cpu_seconds(void)
 static void encode_wint2(batch *b, int64_t at, int count, ccq_worker *worker, tile_memory *m)
 {
     const ccq_quantize_options *o = &b->engine->plan->options;
+    const ccq_ops *ops = b->engine->run->ops;
     ccq_encode_params p = {o->effort, o->gain, o->order};
-    ccq_column column[TILE];
+    ccq_column column[PAIR];
     int64_t k = b->a->k;
     double begin = cpu_seconds();
     for (int j = 0; j < count; j++)
         column[j] = (ccq_column){.bytes = m->bytes + j * (k / CCQ_WINDOWS),
                                  .local = m->local + j * (k / CCQ_GROUP)};
-    ccq_encode_panel(b->engine->run->ops, &b->engine->encoder, &p, m->x, k, count, column,
-                     m->scratch);
+    for (int j = 0; j < count; j += TILE)
+        ccq_encode_panel(ops, &b->engine->encoder, &p, m->x + j * k, k, tile_columns(count - j),
+                         &column[j], m->scratch);
     worker->encode_s += cpu_seconds() - begin;
     for (int j = 0; j < count; j++) {
         b->error[at + j] = column[j].error;
@@ -147,14 +154,14 @@ static void encode_wint2(batch *b, int64_t at, int count, ccq_worker *worker, ti
         b->max_error[at + j] = column[j].max_error;
         b->status[at + j] = (uint8_t)column[j].status;
     }
-    ccq_planes_place_wint2(b->planes, b->c->n0 + at, count, column);
+    ccq_planes_place_wint2(ops, b->planes, b->c->n0 + at, count, column);
 }
 
-static void encode_weight_only(batch *b, int64_t at, int count, tile_memory *m)
+static void encode_weight_only(batch *b, int64_t at, int count, const float *x)
 {
     int bits = b->planes->type == CCQ_TYPE_WINT8 ? 8 : 4;
     ccq_weight_only figures;
-    ccq_weight_only_panel(b->engine->run->ops, bits, b->engine->plan->options.rule, m->x, b->a->k,
+    ccq_weight_only_panel(b->engine->run->ops, bits, b->engine->plan->options.rule, x, b->a->k,
                           b->c->n0 + at, count, b->planes->plane[0], &figures);
     for (int j = 0; j < count; j++) {
         b->error[at + j] = figures.error[j];
@@ -165,27 +172,33 @@ static void encode_weight_only(batch *b, int64_t at, int count, tile_memory *m)
     }
 }
 
-/* x[r][j]: rows of the tile in fp32, columns past count zero. Each row is a place of its
- * own in memory, which the processor does not fetch ahead by itself. */
-static void widen_tile(const uint16_t *w, int64_t ld, int64_t k, int count, float *x)
+/* Index of a weight of row 0, and how far apart the rows of its strip are. */
+static int64_t index_of(const ccq_columns *c, int64_t column, int64_t *ld)
 {
-    if (count == TILE)
-        for (int64_t r = 0; r < k; r++) {
-            __builtin_prefetch(w + (r + AHEAD < k ? r + AHEAD : r) * ld);
-            for (int j = 0; j < TILE; j++)
-                x[r * TILE + j] = ccq_bf16_to_f32(w[r * ld + j]);
-        }
-    else
-        for (int64_t r = 0; r < k; r++)
-            for (int j = 0; j < TILE; j++)
-                x[r * TILE + j] = j < count ? ccq_bf16_to_f32(w[r * ld + j]) : 0.0f;
+    int64_t first = column - column % c->strip;
+    *ld = c->nc - first < c->strip ? c->nc - first : c->strip;
+    return first * c->a->k + column - first;
 }
 
-static void take_tile(const float *w, int64_t ld, int64_t k, int count, float *x)
+static float weight_at(const ccq_columns *c, int64_t i)
 {
-    for (int64_t r = 0; r < k; r++)
-        for (int j = 0; j < TILE; j++)
-            x[r * TILE + j] = j < count ? w[r * ld + j] : 0.0f;
+    return c->f ? c->f[i] : ccq_bf16_to_f32(c->w[i]);
+}
+
+/* Columns of a block from `at` on in fp32, [k][TILE] for each tile of them, filled up with
+ * zeros. */
+static void take_columns(const batch *b, int64_t at, int count, float *x)
+{
+    const ccq_columns *c = b->c;
+    int64_t k = b->a->k, ld, first = index_of(c, at, &ld);
+    if (count == PAIR && !c->f) {
+        b->engine->run->ops->panel.widen(c->w + first, ld, k, x);
+        return;
+    }
+    for (int from = 0; from < count; from += TILE)
+        for (int64_t r = 0; r < k; r++, x += TILE)
+            for (int j = 0; j < TILE; j++)
+                x[j] = from + j < count ? weight_at(c, first + r * ld + from + j) : 0.0f;
 }
 
 /* Worker 0 is the caller of the pool, so reports never overlap. */
@@ -215,6 +228,7 @@ static void encode_strip(void *ctx, size_t i, int number)
     batch *b = ctx;
     int64_t k = b->a->k, n = b->a->n, nc = b->c->nc, at = (int64_t)i * CCQ_FP8_BLOCK;
     int64_t n0 = b->c->n0 + at, strips = (n + CCQ_FP8_BLOCK - 1) / CCQ_FP8_BLOCK;
+    int64_t ld, first = index_of(b->c, at, &ld);
     int cols = nc - at < CCQ_FP8_BLOCK ? (int)(nc - at) : CCQ_FP8_BLOCK;
     uint8_t *q = b->planes->plane[0];
     float *scale = (float *)b->planes->plane[1] + n0 / CCQ_FP8_BLOCK;
@@ -225,9 +239,10 @@ static void encode_strip(void *ctx, size_t i, int number)
         int rows = k - k0 < CCQ_FP8_BLOCK ? (int)(k - k0) : CCQ_FP8_BLOCK;
         float *to = &scale[k0 / CCQ_FP8_BLOCK * strips];
         if (b->c->f)
-            ccq_fp8_block_f32(b->c->f + k0 * nc + at, nc, rows, cols, q + k0 * n + n0, n, to, &sum);
+            ccq_fp8_block_f32(b->c->f + first + k0 * ld, ld, rows, cols, q + k0 * n + n0, n, to,
+                              &sum);
         else
-            ccq_fp8_block(b->c->w + k0 * nc + at, nc, rows, cols, q + k0 * n + n0, n, to, &sum);
+            ccq_fp8_block(b->c->w + first + k0 * ld, ld, rows, cols, q + k0 * n + n0, n, to, &sum);
     }
     b->error[at] = sum.error;
     b->energy[at] = sum.energy;
@@ -236,33 +251,27 @@ static void encode_strip(void *ctx, size_t i, int number)
     report(b, number);
 }
 
-static void encode_tile(batch *b, size_t i, int number)
-{
-    ccq_worker *worker = &b->engine->worker[number];
-    int64_t k = b->a->k, nc = b->c->nc, at = (int64_t)i * TILE;
-    int count = nc - at < TILE ? (int)(nc - at) : TILE;
-    tile_memory m;
-    tile_layout(worker->memory, k, &m);
-    if (b->c->f)
-        take_tile(b->c->f + at, nc, k, count, m.x);
-    else
-        widen_tile(b->c->w + at, nc, k, count, m.x);
-    if (b->planes->type == CCQ_TYPE_WINT2)
-        encode_wint2(b, at, count, worker, &m);
-    else
-        encode_weight_only(b, at, count, &m);
-    atomic_fetch_add(&b->columns, count);
-    report(b, number);
-}
-
-/* Both tiles of a cache line while it is at hand; single ones at the end, so that the
+/* A pair of tiles while their cache lines are at hand; single ones at the end, so that the
  * threads are done about the same time. */
 static void encode_tiles(void *ctx, size_t i, int number)
 {
     batch *b = ctx;
-    size_t first = i < b->pairs ? 2 * i : b->pairs + i, count = i < b->pairs ? 2 : 1;
-    for (size_t t = first; t < first + count && !stopped(b); t++)
-        encode_tile(b, t, number);
+    ccq_worker *worker = &b->engine->worker[number];
+    size_t tile = i < b->pairs ? 2 * i : b->pairs + i;
+    int64_t k = b->a->k, at = (int64_t)tile * TILE, left = b->c->nc - at;
+    int count = i < b->pairs ? PAIR : tile_columns(left);
+    tile_memory m;
+    if (stopped(b))
+        return;
+    tile_layout(worker->memory, k, &m);
+    take_columns(b, at, count, m.x);
+    if (b->planes->type == CCQ_TYPE_WINT2)
+        encode_wint2(b, at, count, worker, &m);
+    else
+        for (int j = 0; j < count; j += TILE)
+            encode_weight_only(b, at + j, tile_columns(count - j), m.x + j * k);
+    atomic_fetch_add(&b->columns, count);
+    report(b, number);
 }
 
 /* ---- A block of columns ----------------------------------------------------------- */
@@ -271,10 +280,9 @@ static ccq_code huge_column(const batch *b, int64_t at, ccq_error *err)
 {
     const ccq_entry *e = b->a->entry;
     float most = 0;
-    int64_t row = 0, n = b->c->n0 + at;
+    int64_t row = 0, n = b->c->n0 + at, ld, first = index_of(b->c, at, &ld);
     for (int64_t r = 0; r < b->a->k; r++) {
-        int64_t i = r * b->c->nc + at;
-        float w = fabsf(b->c->f ? b->c->f[i] : ccq_bf16_to_f32(b->c->w[i]));
+        float w = fabsf(weight_at(b->c, first + r * ld));
         if (w > most) {
             most = w;
             row = r;

@@ -6,7 +6,8 @@
 #include <string.h>
 
 enum {
-    BOUNCE = 1 << 20,     /* bytes read at once where they cannot go straight to their place */
+    BOUNCE = 1 << 18,     /* bytes read at once where they cannot go straight to their place:
+                             what the second cache holds */
     SHORT = 4096,         /* bytes of a row's part that are worth a read of their own */
     MOST_WASTE = 6        /* else whole rows are read, unless they are so many times longer */
 };

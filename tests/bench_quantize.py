@@ -4,8 +4,9 @@
 usage: bench_quantize.py CCQ-QUANTIZE MAKE-CHECKPOINT BENCH-RATES
            [--size SIZE] [--runs N] [--threads N] [--dir DIR] [--json] [MAKE OPTION]...
 
-A random checkpoint (512 MB unless --size says more) is quantized at effort fast, its files
-in the page cache. The bound is the larger of
+A random checkpoint (512 MB unless --size says more; matrices of ERNIE-4.5-21B-A3B's shapes
+unless a MAKE OPTION says otherwise) is quantized at effort fast, its files in the page
+cache. The bound is the larger of
 
     bytes read / rate of reading the page cache + bytes written / rate of writing with fsync
     quantized weights / rate of encoding on all threads
@@ -28,6 +29,7 @@ import tempfile
 import time
 
 WALL_GOAL, MEMORY_GOAL = 1.15, 1.05
+SHAPES = ["--hidden", "2560", "--inter", "1536", "--experts", "16"]
 
 
 def arguments():
@@ -69,7 +71,7 @@ def quantize(a, model, out):
 
 
 def speed(a, extra, tmp):
-    files = make(a, extra, f"{tmp}/model")
+    files = make(a, SHAPES + extra, f"{tmp}/model")
     both, walls, cpus = [rates(a, files)], [], []
     for _ in range(a.runs):
         wall, cpu, said = quantize(a, f"{tmp}/model", f"{tmp}/out")

@@ -72,6 +72,26 @@ static void check_column(const ccq_ops *c, const ccq_ops *x, int kind, const flo
     }
 }
 
+/* Rows that end at the end of the memory, the last one included. */
+static void check_widen(const ccq_ops *c, const ccq_ops *x)
+{
+    for (int64_t k = 1, ld = 32; k < 100; k += 7, ld += 3) {
+        size_t count = (size_t)((k - 1) * ld + 32), size = (size_t)(2 * k * CCQ_PANEL);
+        uint16_t *w = check_guarded(count * sizeof *w);
+        float *a = check_guarded(size * sizeof *a), *b = check_guarded(size * sizeof *b);
+        for (size_t i = 0; i < count; i++)
+            w[i] = (uint16_t)check_next(&state);
+        c->panel.widen(w, ld, k, a), x->panel.widen(w, ld, k, b);
+        same("widen", x->name, 0, a, b, size * sizeof *a);
+        for (int64_t i = 0; i < k; i++)
+            for (int j = 0; j < 32; j++) {
+                float f = ccq_bf16_to_f32(w[i * ld + j]);
+                CHECK(!memcmp(&a[j / CCQ_PANEL * k * CCQ_PANEL + i * CCQ_PANEL + j % CCQ_PANEL],
+                              &f, sizeof f), "widen: row %d, column %d", (int)i, j);
+            }
+    }
+}
+
 /* ---- Decoded values ------------------------------------------------------ */
 
 static ccq_coded_group draw_group(const ccq_encoder *enc, int order, int huge)
@@ -147,6 +167,31 @@ static void check_integers(const ccq_ops *c, const ccq_ops *x, int kind, const f
     c->panel.turn((uint8_t *)p + N - 16 * 16, 16, turned[0]);
     x->panel.turn((uint8_t *)p + N - 16 * 16, 16, turned[1]);
     same("turn", x->name, kind, turned[0], turned[1], sizeof turned[0]);
+}
+
+/* Columns of codes against the index map, in a tensor wider than they are. */
+static void check_place(const ccq_ops *ops, int count)
+{
+    const int64_t n = count + 3;
+    const size_t bytes = (size_t)count * K / 4, local = (size_t)count * K / 64;
+    uint8_t *from = check_guarded(bytes), *l = check_guarded(local);
+    uint8_t *weight = check_guarded((size_t)(K / 4 * n));
+    uint8_t *scale = check_guarded((size_t)(K / 128 * n));
+
+    for (size_t i = 0; i < bytes; i++)
+        from[i] = (uint8_t)check_next(&state);
+    for (size_t i = 0; i < local; i++)
+        l[i] = (uint8_t)below(16);
+    memset(weight, 0, (size_t)(K / 4 * n)), memset(scale, 0, (size_t)(K / 128 * n));
+    ccq_wint2_place(ops, from, l, K, count, n, weight + 3, scale + 3);
+    for (int64_t j = -3; j < count; j++)
+        for (int64_t r = 0; r < K / 4; r++) {
+            int high = j < 0 ? 0 : l[j * (K / 64) + r / 32 * 2];
+            int low = j < 0 ? 0 : l[j * (K / 64) + r / 32 * 2 + 1];
+            CHECK(weight[r * n + 3 + j] == (j < 0 ? 0 : from[j * (K / 4) + r]) &&
+                  scale[r / 32 * n + 3 + j] == (high << 4 | low),
+                  "%s: place of %d columns: column %d, row %d", ops->name, count, (int)j, (int)r);
+        }
 }
 
 /* ---- Columns side by side ------------------------------------------------ */
@@ -242,6 +287,9 @@ int main(void)
             check_sums(&c, &ops, &enc, kind, w);
             check_integers(&c, &ops, kind, w);
         }
+        check_widen(&c, &ops);
+        for (int count = 1; count <= 48; count += 5)
+            check_place(&ops, count);
         check_alone(&ops, &enc, 16, 0);
         check_alone(&ops, &enc, 16, 1);
         check_alone(&ops, &enc, 5, 1);

@@ -4,6 +4,18 @@
 
 #include <math.h>
 
+static void widen(const uint16_t *w, int64_t ld, int64_t k, float *x)
+{
+    for (int64_t i = 0; i < k; i++, w += ld, x += CCQ_PANEL) {
+        _mm_prefetch((const char *)(w + (i + CCQ_ROWS_AHEAD < k ? CCQ_ROWS_AHEAD * ld : 0)),
+                     _MM_HINT_T0);
+        for (int c = 0; c < CCQ_PANEL; c += 8) {
+            _mm256_storeu_ps(x + c, ccq_widen8(w + c));
+            _mm256_storeu_ps(x + k * CCQ_PANEL + c, ccq_widen8(w + CCQ_PANEL + c));
+        }
+    }
+}
+
 static void amax(const float *w, int64_t k, float most[CCQ_PANEL])
 {
     const __m256 sign = _mm256_set1_ps(-0.0f);
@@ -154,7 +166,7 @@ static inline __m256 window(__m256i word, int i, const scales *x)
     return weights(_mm256_sub_epi32(state, _mm256_set1_epi32(CCQ_VALUE_ZERO)), x);
 }
 
-static inline __m256d widen(__m256 v, int half)
+static inline __m256d to_double(__m256 v, int half)
 {
     return _mm256_cvtps_pd(half ? _mm256_extractf128_ps(v, 1) : _mm256_castps256_ps128(v));
 }
@@ -175,9 +187,9 @@ static void products8(const ccq_coded_group *g, const float *w, const float *sca
             __m256 x = _mm256_mul_ps(_mm256_loadu_ps(w + row * CCQ_PANEL + h), s);
             __m256 v = window(word, i, &of);
             for (int j = 0; j < 2; j++) {
-                __m256d a = widen(x, j);
+                __m256d a = to_double(x, j);
                 ww[j] = _mm256_fmadd_pd(a, a, ww[j]);
-                wv[j] = _mm256_fmadd_pd(a, widen(v, j), wv[j]);
+                wv[j] = _mm256_fmadd_pd(a, to_double(v, j), wv[j]);
             }
         }
     }
@@ -225,7 +237,7 @@ static inline void add_errors(const float *row, __m256 v, error_sums *e)
 {
     for (int j = 0; j < 2; j++) {
         __m256d a = _mm256_cvtps_pd(_mm_loadu_ps(row + 4 * j));
-        __m256d d = _mm256_sub_pd(a, widen(v, j));
+        __m256d d = _mm256_sub_pd(a, to_double(v, j));
         e->error[j] = _mm256_add_pd(e->error[j], _mm256_mul_pd(d, d));
         e->ww[j] = _mm256_fmadd_pd(a, a, e->ww[j]);
         e->most[j] = _mm256_max_pd(_mm256_andnot_pd(_mm256_set1_pd(-0.0), d), e->most[j]);
@@ -320,6 +332,7 @@ static void place(int bits, const int8_t q[CCQ_GROUP], uint8_t *run)
 
 void ccq_panel_init_avx2(ccq_panel_ops *ops)
 {
+    ops->widen = widen;
     ops->amax = amax;
     ops->gather = gather;
     ops->rms = rms;

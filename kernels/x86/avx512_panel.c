@@ -4,6 +4,18 @@
 
 #include <math.h>
 
+static void widen(const uint16_t *w, int64_t ld, int64_t k, float *x)
+{
+    float *second = x + k * CCQ_PANEL;
+
+    for (int64_t i = 0; i < k; i++, w += ld) {
+        _mm_prefetch((const char *)(w + (i + CCQ_ROWS_AHEAD < k ? CCQ_ROWS_AHEAD * ld : 0)),
+                     _MM_HINT_T0);
+        _mm512_storeu_ps(x + i * CCQ_PANEL, ccq_widen16(w));
+        _mm512_storeu_ps(second + i * CCQ_PANEL, ccq_widen16(w + CCQ_PANEL));
+    }
+}
+
 static void amax(const float *w, int64_t k, float most[CCQ_PANEL])
 {
     __m512 m[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(),
@@ -169,7 +181,7 @@ static inline __m512 window(__m512i word, int i, const scales *x)
     return weights(_mm512_sub_epi32(state, _mm512_set1_epi32(CCQ_VALUE_ZERO)), x);
 }
 
-static inline __m512d widen(__m512 v, int half)
+static inline __m512d to_double(__m512 v, int half)
 {
     __m512d d = _mm512_castps_pd(v);
     return _mm512_cvtps_pd(_mm256_castpd_ps(half ? _mm512_extractf64x4_pd(d, 1)
@@ -195,9 +207,9 @@ static void products(const ccq_coded_group *g, const float *w, const float scale
             __m512 x = _mm512_mul_ps(_mm512_loadu_ps(w + row * CCQ_PANEL), s);
             __m512 v = window(word, i, &of);
             for (int h = 0; h < 2; h++) {
-                __m512d a = widen(x, h);
+                __m512d a = to_double(x, h);
                 ww[h] = _mm512_fmadd_pd(a, a, ww[h]);
-                wv[h] = _mm512_fmadd_pd(a, widen(v, h), wv[h]);
+                wv[h] = _mm512_fmadd_pd(a, to_double(v, h), wv[h]);
             }
         }
     }
@@ -238,7 +250,7 @@ static inline void add_errors(const float *row, __m512 v, error_sums *e)
 {
     for (int h = 0; h < 2; h++) {
         __m512d a = _mm512_cvtps_pd(_mm256_loadu_ps(row + 8 * h));
-        __m512d d = _mm512_sub_pd(a, widen(v, h));
+        __m512d d = _mm512_sub_pd(a, to_double(v, h));
         e->error[h] = _mm512_add_pd(e->error[h], _mm512_mul_pd(d, d));
         e->ww[h] = _mm512_fmadd_pd(a, a, e->ww[h]);
         e->most[h] = _mm512_max_pd(_mm512_abs_pd(d), e->most[h]);
@@ -304,6 +316,7 @@ static void integer_errors(const float *w, const int8_t *q, int64_t k,
 
 void ccq_panel_init_avx512(ccq_panel_ops *ops)
 {
+    ops->widen = widen;
     ops->amax = amax;
     ops->gather = gather;
     ops->rms = rms;
