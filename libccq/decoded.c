@@ -87,6 +87,19 @@ typedef struct decoding {
     ccq_decoded *out;
 } decoding;
 
+/* Largest size, as bits, of the values of a panel. */
+static int32_t largest(const float *panel, int64_t count)
+{
+    int32_t most = 0;
+    for (int64_t i = 0; i < count; i++) {
+        int32_t bits;
+        memcpy(&bits, panel + i, sizeof bits);
+        bits &= 0x7fffffff;
+        most = bits > most ? bits : most;
+    }
+    return most;
+}
+
 /* Columns 16 i .. 16 i + 15; the first panel has the corner. */
 static void decode_panel(void *ctx, size_t i, int worker)
 {
@@ -97,7 +110,9 @@ static void decode_panel(void *ctx, size_t i, int worker)
     for (int64_t k0 = 0; k0 < k; k0 += ROWS) {
         int64_t kc = k - k0 < ROWS ? k - k0 : ROWS;
         d->ops->unpack(d->w, k0, kc, n0, panel);
-        for (int64_t r = 0; r < kc; r++)
+        int32_t most = largest(panel, kc * CCQ_PANEL); /* what lies past cols is zero */
+        d->seen[worker].any |= most != 0;
+        for (int64_t r = 0; most >= 0x7f800000 && r < kc; r++)
             for (int j = 0; j < cols; j++)
                 see(&d->seen[worker], panel[r * CCQ_PANEL + j], k0 + r, n0 + j);
         for (int r = 0; i == 0 && k0 == 0 && r < d->out->corner_k; r++)
