@@ -18,6 +18,12 @@
 
 #include <stddef.h>
 
+#ifdef __cplusplus
+#define CCQ_ALIGN16 alignas(16)
+#else
+#define CCQ_ALIGN16 _Alignas(16)
+#endif
+
 /* AVX2 means AVX2 + FMA + F16C, AVX512 means F + BW + DQ + VL + VNNI + VBMI on top. */
 enum { CCQ_ISA_C = 1, CCQ_ISA_AVX2 = 2, CCQ_ISA_AVX512 = 4 };
 
@@ -59,11 +65,11 @@ typedef struct ccq_book {
     int16_t value[4][256];   /* value i of byte b, times -256 */
     int32_t norm[256];       /* sum of squared values */
     /* 2048 norm: what one more local scale adds to a score */
-    _Alignas(16) int32_t step[256];
+    CCQ_ALIGN16 int32_t step[256];
     /* value[0] and [1], [2] and [3] of byte b, first one low */
-    _Alignas(16) int32_t pair[2][256];
+    CCQ_ALIGN16 int32_t pair[2][256];
     /* l step[b] + b: what a score at local scale l starts from */
-    _Alignas(16) int32_t start[16][256];
+    CCQ_ALIGN16 int32_t start[16][256];
 } ccq_book;
 
 /* ---- The table ----------------------------------------------------------- */
