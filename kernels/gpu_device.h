@@ -43,7 +43,8 @@ struct ccq_gpu {
 };
 
 /* Fills gpu->error; returns code. */
-int ccq_gpu_fail(ccq_gpu *gpu, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+__attribute__((format(printf, 3, 4))) int ccq_gpu_fail(ccq_gpu *gpu, int code, const char *fmt,
+                                                       ...);
 
 /* One of each pair is built. open fills device, info and state of *gpu, which is zeroed. */
 int ccq_gpu_host_open(ccq_gpu *gpu, int index);
