@@ -1,4 +1,5 @@
 #include "tools/cli.h"
+#include "tools/cli_device.h"
 
 #include "kernels/ops.h"
 
@@ -164,13 +165,15 @@ static void help(const cli *c)
 static void version(void)
 {
     unsigned isa = ccq_cpu_isa();
-    printf("ccq: %s\ncuda: not built\nopenblas: %s\nsentencepiece: %s\nisa:", CCQ_VERSION,
-           CCQ_HAVE_OPENBLAS ? "built" : "not built",
+    printf("ccq: %s\n", CCQ_VERSION);
+    cli_device_print_build();
+    printf("openblas: %s\nsentencepiece: %s\nisa:", CCQ_HAVE_OPENBLAS ? "built" : "not built",
            CCQ_HAVE_SENTENCEPIECE ? "built" : "not built");
     for (int i = 0; i < ISA_NAMES; i++)
         if (isa >> i & 1)
             printf(" %s", isa_names[i]);
-    printf("\ndevice: none\n");
+    putchar('\n');
+    cli_device_print();
 }
 
 /* ---- Unknown options ----------------------------------------------------- */
@@ -264,20 +267,17 @@ static int set_isa(cli *c)
     return 0;
 }
 
+/* Opened later, by whoever has use for it: a name that says nothing is told at once. */
 static int set_device(cli *c, int *status)
 {
-    const char *v = c->value;
-    if (strcmp(v, "auto") == 0 || strcmp(v, "cpu") == 0) {
-        c->device = v;
-        return 0;
-    }
-    if (strncmp(v, "cuda", 4) == 0 &&
-        (!v[4] || (v[4] == ':' && v[5] && !v[5 + strspn(v + 5, "0123456789")]))) {
-        cli_error(c, "--device %s: CUDA is not in this build", v);
-        *status = CLI_UNAVAILABLE;
-        return -1;
-    }
-    return bad_value(c, "auto or cpu");
+    cli_device_kind kind;
+    int index;
+    if (cli_device_read(c->value, &kind, &index))
+        return bad_value(c, "auto, cpu, cuda, cuda:N or host");
+    c->device = c->value;
+    int found = cli_device_check(c, c->value);
+    *status = found ? found : *status;
+    return found ? -1 : 0;
 }
 
 static int set_threads(cli *c)

@@ -39,7 +39,9 @@ typedef struct cli_option {
         {NULL, 'v', "verbose", NULL, "more detail; may be repeated"},                              \
         {NULL, 0, "color", "auto|always|never", "colour on a terminal (default auto; NO_COLOR)"},  \
         {NULL, 'j', "threads", "N", "default: the CPUs this process may use"},                     \
-        {NULL, 0, "device", "auto|cpu", "default auto"},                                           \
+        {NULL, 0, "device", "auto|cpu|cuda|cuda:N|host",                                           \
+         "what computes: the CPU or a CUDA device (default auto: the first one, where there is "    \
+         "one)\nhost: a device's code run on the CPU, slow, for tests"},                            \
         {NULL, 0, "cpu-isa", "LIST", "instruction sets allowed, of c,avx2,avx512 (for tests)"},    \
         {NULL, 'h', "help", NULL, "this text"},                                                    \
         {NULL, 0, "version", NULL, "version and what was built in, one fact a line"},              \
@@ -64,7 +66,7 @@ typedef struct cli {
     int threads;  /* 0 = default */
     unsigned isa; /* CCQ_ISA_* allowed */
     unsigned isa_absent; /* asked for and not here: noted at CLI_END */
-    const char *device;
+    const char *device; /* tools/cli_device.h */
 } cli;
 
 enum {
