@@ -1,6 +1,6 @@
 /* The forward pass over the rows of a step. Each block of code is one line of
  * the table in docs/design.md; R() is the bf16 argument of the kernels. */
-#include "libccq/layers.h"
+#include "libccq/device.h"
 
 #include "kernels/code.h"
 
@@ -228,6 +228,11 @@ ccq_code ccq_session_step(ccq_session *s, const ccq_span *spans, size_t count, c
         return code;
     if (!s->m->layer)
         return ccq_fail(err, CCQ_BUG, "a step of a model that is read layer by layer");
+    if (s->device) {
+        if (!(code = ccq_device_step(s, err)))
+            advance(s, spans, count);
+        return code;
+    }
     ccq_spend(s, CCQ_STEP_PARTS, 0);
     s->x = s->own;
     ccq_on_rows(s, s->rows, begin_rows);
@@ -281,8 +286,13 @@ ccq_code ccq_session_attend(ccq_session *s, const ccq_layer *l, int64_t number,
     if (code || (code = place_rows(s, spans, count, err)))
         return code;
     at_layer(s, l, number, x);
-    ccq_on_rows(s, s->rows, angle_rows);
-    attend(s, add_rows);
+    if (s->device) {
+        if ((code = ccq_device_attend(s, l, x, err)))
+            return code;
+    } else {
+        ccq_on_rows(s, s->rows, angle_rows);
+        attend(s, add_rows);
+    }
     advance(s, spans, count);
     return CCQ_OK;
 }
@@ -309,6 +319,8 @@ ccq_code ccq_session_mlp(ccq_session *s, const ccq_layer *l, int64_t number, flo
     if (code)
         return code;
     at_layer(s, l, number, x);
+    if (s->device)
+        return ccq_device_mlp(s, l, x, err);
     ccq_on_rows(s, s->rows, norm_post_rows);
     return mlp(s, err);
 }
@@ -344,6 +356,9 @@ ccq_code ccq_session_logits(ccq_session *s, const int64_t *rows, size_t count, f
             return ccq_fail(err, CCQ_BUG, "logits of row %lld of %lld", (long long)rows[i],
                             (long long)s->rows);
     ccq_spend(s, CCQ_STEP_PARTS, 0);
+    s->wanted = rows;
+    if (s->device && count)
+        return ccq_device_logits(s, NULL, (int64_t)count, logits, err);
     for (size_t at = 0; at < count; at += LOGITS_ROWS) {
         s->wanted = rows + at;
         head(s, count - at < LOGITS_ROWS ? (int64_t)(count - at) : LOGITS_ROWS,
@@ -360,6 +375,8 @@ ccq_code ccq_session_head(ccq_session *s, float *x, int64_t rows, float *logits,
     ccq_spend(s, CCQ_STEP_PARTS, 0);
     s->x = x;
     s->wanted = NULL;
+    if (s->device)
+        return ccq_device_logits(s, x, rows, logits, err);
     head(s, rows, logits);
     ccq_spend(s, CCQ_STEP_HEAD, s->m->head.bytes);
     return CCQ_OK;

@@ -1,5 +1,5 @@
 /* Weights of a source, resident and as they are stored. */
-#include "libccq/layers.h"
+#include "libccq/device.h"
 
 #include <stdlib.h>
 
@@ -95,6 +95,8 @@ ccq_code ccq_model_open(ccq_model **model, const ccq_source *src, const ccq_mode
     m->bf16 = options->numerics == CCQ_FASTDEPLOY;
     m->large_bias = -1;
     code = load(m, err);
+    if (!code && options->gpu)
+        code = ccq_device_open(&m->device, m, err);
     if (code) {
         ccq_model_close(m);
         return code;
@@ -107,6 +109,7 @@ void ccq_model_close(ccq_model *m)
 {
     if (!m)
         return;
+    ccq_device_close(m->device);
     for (int64_t i = 0; m->layer && i < m->arch->layers; i++)
         ccq_layer_free(m, &m->layer[i]);
     free(m->layer);

@@ -4,6 +4,8 @@
 
 #include "libccq/run.h"
 
+typedef struct ccq_device ccq_device; /* libccq/device.h */
+
 typedef struct ccq_linear {
     ccq_weight w;
     void *memory; /* owns w's arrays; NULL when they belong to another */
@@ -34,6 +36,7 @@ struct ccq_model {
     int64_t moe_layers;
     int64_t large_bias;
     uint64_t bytes, most; /* of weights in memory: now, and at any time */
+    ccq_device *device;   /* NULL: the CPU runs it */
 };
 
 /* One row of a step. */
@@ -54,6 +57,7 @@ typedef struct ccq_product {
 
 struct ccq_session {
     const ccq_model *m;
+    struct ccq_device_session *device; /* NULL: the CPU's arrays below are in use */
     size_t slots;
     int64_t *capacity, *length; /* [slots] */
     uint64_t *base;             /* [slots] first element of the slot in cache */

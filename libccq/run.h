@@ -10,6 +10,7 @@
 #ifndef CCQ_LIBCCQ_RUN_H
 #define CCQ_LIBCCQ_RUN_H
 
+#include "kernels/gpu.h"
 #include "kernels/ops.h"
 #include "libccq/pool.h"
 #include "libccq/transform.h"
@@ -29,6 +30,7 @@ typedef struct ccq_model_options {
     ccq_sgemm blas;  /* NULL, or what multiplies in place of our kernels (libccq/blas.h) */
     ccq_ops ops;     /* from ccq_ops_init */
     ccq_pool *pool;  /* outlives the model */
+    ccq_gpu *gpu;    /* NULL, or the device that runs it; outlives the model */
     /* NULL, or 1 when the caller wants to stop: asked between tensors while the model
      * is read and between layers of a step, which then give INTERRUPTED. */
     int (*cancelled)(void *ctx);
@@ -119,8 +121,9 @@ typedef struct ccq_spent {
 
 /* Since the session was opened. */
 void ccq_session_spent(const ccq_session *session, ccq_spent *spent);
-/* Sets how many positions a slot holds, at most its capacity; new ones are zeros. For
- * benchmarks: what the cache holds does not change how long a step takes. */
+/* Sets how many positions a slot holds, at most its capacity; new ones are zeros, or on a
+ * device whatever was there. For benchmarks: what the cache holds does not change how long a
+ * step takes. */
 void ccq_session_seek(ccq_session *session, size_t slot, int64_t length);
 
 /* ---- What evaluate and generate share ------------------------------------- */

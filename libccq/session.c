@@ -1,6 +1,6 @@
 /* Cache and work space of the sequences that run together. */
+#include "libccq/device.h"
 #include "libccq/memory.h"
-#include "libccq/model.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -120,7 +120,7 @@ static ccq_code measure_cache(ccq_session *s, ccq_error *err)
     uint64_t per = 2 * (uint64_t)s->held * (uint64_t)a->kv_heads * (uint64_t)a->head_dim, n = 0;
     uint64_t size = s->m->bf16 ? sizeof(uint16_t) : sizeof(float), bytes;
 
-    for (size_t i = 0; i < s->slots; i++) {
+    for (size_t i = 0; i < s->slots && !s->m->options.gpu; i++) {
         s->base[i] = n;
         if (__builtin_mul_overflow(per, (uint64_t)s->capacity[i], &bytes) ||
             __builtin_add_overflow(n, bytes, &n))
@@ -141,7 +141,8 @@ static ccq_code measure_work(ccq_session *s, array out[ARRAYS], ccq_error *err)
     uint64_t q = (uint64_t)a->heads * (uint64_t)a->head_dim, e = (uint64_t)a->experts;
     uint64_t kv = 2 * (uint64_t)a->kv_heads * (uint64_t)a->head_dim;
     uint64_t lm = (uint64_t)s->routed, half = (uint64_t)a->head_dim / 2;
-    uint64_t own = s->m->options.layered ? 0 : t, total = s->cache_bytes;
+    uint64_t own = s->m->options.layered || s->m->options.gpu ? 0 : t, total = s->cache_bytes;
+    uint64_t c = s->m->options.gpu ? 0 : t; /* what the host works on */
     size_t f = sizeof(float), i = sizeof(int32_t);
 
     k = lm ? k : 0;
@@ -149,18 +150,18 @@ static ccq_code measure_work(ccq_session *s, array out[ARRAYS], ccq_error *err)
     array list[ARRAYS] = {
         {(void **)&s->row, {t, 1, 1}, sizeof *s->row, 0},
         {(void **)&s->own, {own, h, 1}, f, 0},
-        {(void **)&s->h, {t, h, 1}, f, 0},
-        {(void **)&s->t, {t, h, 1}, f, 0},
-        {(void **)&s->qkv, {t, q + kv, 1}, f, 0},
-        {(void **)&s->o, {t, q + kv, 1}, f, 0},
-        {(void **)&s->gu, {t, gu, 1}, f, 0},
-        {(void **)&s->a, {t, wa, 1}, f, 0},
-        {(void **)&s->cos, {t, half, 1}, f, 0},
-        {(void **)&s->sin, {t, half, 1}, f, 0},
-        {(void **)&s->xg, {t, k, h}, f, 0},
-        {(void **)&s->yg, {t, k, h}, f, 0},
-        {(void **)&s->place, {t, k, 1}, i, 0},
-        {(void **)&s->from, {t, k, 1}, i, 0},
+        {(void **)&s->h, {c, h, 1}, f, 0},
+        {(void **)&s->t, {c, h, 1}, f, 0},
+        {(void **)&s->qkv, {c, q + kv, 1}, f, 0},
+        {(void **)&s->o, {c, q + kv, 1}, f, 0},
+        {(void **)&s->gu, {c, gu, 1}, f, 0},
+        {(void **)&s->a, {c, wa, 1}, f, 0},
+        {(void **)&s->cos, {c, half, 1}, f, 0},
+        {(void **)&s->sin, {c, half, 1}, f, 0},
+        {(void **)&s->xg, {c, k, h}, f, 0},
+        {(void **)&s->yg, {c, k, h}, f, 0},
+        {(void **)&s->place, {c, k, 1}, i, 0},
+        {(void **)&s->from, {c, k, 1}, i, 0},
         {(void **)&s->start, {e + 1, 1, 1}, i, 0},
         {(void **)&s->products, {e, 1, 1}, sizeof *s->products, 0},
         {(void **)&s->nan_row, {t, 1, 1}, 1, 0},
@@ -226,6 +227,14 @@ ccq_code ccq_session_measure(const ccq_model *m, size_t slots, const int64_t *ca
     return code;
 }
 
+/* From here on the sizes are those of what lies on the device. */
+static ccq_code open_device(ccq_session *s, ccq_error *err)
+{
+    ccq_code code = ccq_device_session_open(s, err);
+    ccq_device_session_measure(s, &s->cache_bytes, &s->work_bytes);
+    return code;
+}
+
 ccq_code ccq_session_open(ccq_session **session, const ccq_model *model, size_t slots,
                           const int64_t *capacity, int64_t max_rows, ccq_error *err)
 {
@@ -243,6 +252,10 @@ ccq_code ccq_session_open(ccq_session **session, const ccq_model *model, size_t 
     }
     for (int i = 0; i < ccq_pool_threads(model->options.pool); i++)
         s->scratch[i] = s->arena + (size_t)i * scratch_floats(s);
+    if (model->options.gpu && (code = open_device(s, err))) {
+        ccq_session_close(s);
+        return code;
+    }
     *session = s;
     return CCQ_OK;
 }
@@ -251,6 +264,7 @@ void ccq_session_close(ccq_session *s)
 {
     if (!s)
         return;
+    ccq_device_session_close(s->device);
     for (size_t i = 0; i < s->owned_count; i++)
         free(s->owned[i]);
     free(s->cache);
@@ -287,7 +301,7 @@ void ccq_session_seek(ccq_session *s, size_t slot, int64_t length)
     uint64_t row = (uint64_t)(a->kv_heads * a->head_dim), now = (uint64_t)s->length[slot];
     size_t size = s->m->bf16 ? sizeof(uint16_t) : sizeof(float);
 
-    for (int64_t i = 0; length > s->length[slot] && i < s->held; i++)
+    for (int64_t i = 0; !s->device && length > s->length[slot] && i < s->held; i++)
         for (int half = 0; half < 2; half++)
             memset((char *)s->cache + (ccq_cache_at(s, slot, i) +
                                        (uint64_t)half * (uint64_t)s->capacity[slot] * row +
