@@ -61,7 +61,8 @@ typedef struct ccq_gpu_rope {
 /* o[r]: attention of row r's queries (as rope left them) over length[r] positions whose keys
  * and values start at elements k_first[r] and v_first[r] of the cache, kv_heads * d apart.
  * longest: at least every length, of which the grid is made (the step's, or when recorded the
- * capacity). o: [rows][heads * d], row stride ldo. work: attend_work() bytes. */
+ * capacity). o: [rows][heads * d], row stride ldo. work: attend_work() bytes. d: a multiple of
+ * 8, at most 256; k_first and v_first multiples of 8. */
 typedef struct ccq_gpu_attend {
     const float *qkv;
     int64_t ld, rows, heads, kv_heads, d;
@@ -85,7 +86,8 @@ typedef struct ccq_gpu_swiglu {
 
 /* ccq_router of every row: the same ids and margins but where fp64 sums of another order
  * differ in fp32. nan[r] = 1 where a logit is NaN (ids are then 0, 1, ...). Row r's results
- * are at r * stride + at of ids and weights in units of k, of margin in units of 1. */
+ * are at r * stride + at of ids and weights in units of k, of margin in units of 1.
+ * work: router_work() bytes. */
 typedef struct ccq_gpu_router {
     const float *h, *w, *bias; /* bias NULL: none */
     int64_t rows, hidden, experts, k;
@@ -93,6 +95,7 @@ typedef struct ccq_gpu_router {
     int32_t *ids;
     float *weights, *margin;
     uint8_t *nan;
+    void *work;
 } ccq_gpu_router;
 
 /* Rows by expert, ascending inside one: start[experts + 1], place[rows][k] (where the row's
@@ -166,6 +169,7 @@ struct ccq_gpu_model_ops {
     size_t (*attend_work)(const ccq_gpu *gpu, int64_t rows, int64_t heads, int64_t d,
                           int64_t longest);
     size_t (*linear_work)(const ccq_gpu *gpu, const ccq_weight *w, int64_t rows, int bf16);
+    size_t (*router_work)(const ccq_gpu *gpu, int64_t rows, int64_t experts);
 };
 
 #ifdef __cplusplus

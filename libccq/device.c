@@ -328,6 +328,7 @@ static ccq_code put_resident(ccq_device *d, ccq_error *err)
     if (status)
         return ccq_device_error(d, status, err);
     room -= room < margin ? room : margin;
+    room /= m->options.gpu_models > 1 ? (uint64_t)m->options.gpu_models : 1;
     for (int64_t i = 0; i < m->arch->layers; i++)
         all += layer_bytes(d, &m->layer[i]);
     if (all > room)

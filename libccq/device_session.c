@@ -69,7 +69,11 @@ static uint64_t work_bytes(const ccq_session *s)
     uint64_t other = ccq_gpu_model(gpu)->attend_work(gpu, s->max_rows, a->heads, a->head_dim,
                                                      longest(s));
     most = other > most ? other : most;
-    if (!s->m->moe_layers || !ccq_gpu_wint2(gpu))
+    if (!s->m->moe_layers)
+        return most;
+    other = ccq_gpu_model(gpu)->router_work(gpu, s->max_rows, a->experts);
+    most = other > most ? other : most;
+    if (!ccq_gpu_wint2(gpu))
         return most;
     other = ccq_gpu_wint2(gpu)->work(gpu, a->experts, a->hidden, a->moe_inter,
                                      s->max_rows * a->moe_k);

@@ -144,7 +144,7 @@ static void route(step *t, int64_t moe)
     ccq_device_session *d = t->d;
     ccq_gpu_router router = {d->h, t->l->router, t->l->bias, t->rows, a->hidden, a->experts,
                              a->moe_k, t->s->routed, moe, d->ids, d->weights, d->margin,
-                             d->nan + moe * t->s->max_rows};
+                             d->nan + moe * t->s->max_rows, d->work};
     ccq_gpu_sort sort = {d->ids, t->rows, a->experts, a->moe_k, t->s->routed, moe, d->start,
                          d->place, d->from};
     did(t, t->ops->router(d->gpu, &router));

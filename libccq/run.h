@@ -31,6 +31,7 @@ typedef struct ccq_model_options {
     ccq_ops ops;     /* from ccq_ops_init */
     ccq_pool *pool;  /* outlives the model */
     ccq_gpu *gpu;    /* NULL, or the device that runs it; outlives the model */
+    int gpu_models;  /* models that share the device's memory; 0 is 1 */
     /* NULL, or 1 when the caller wants to stop: asked between tensors while the model
      * is read and between layers of a step, which then give INTERRUPTED. */
     int (*cancelled)(void *ctx);

@@ -203,6 +203,8 @@ static int check_options(const cli *c, const run_options *o)
         return usage(c, "--window needs --baseline or --perplexity");
     if (o->save_reference && !o->sources.count && !o->reference)
         return usage(c, "--save-reference needs prompts");
+    if (o->blas && strcmp(c->device, "auto") != 0 && strcmp(c->device, "cpu") != 0)
+        return usage(c, "--blas is for the CPU");
     if (o->bench && (compares || o->sources.count))
         return usage(c, "--bench runs alone, without prompts and comparisons");
     if (!o->bench && (o->bench_batches || o->bench_context))
@@ -283,6 +285,10 @@ int main(int argc, char **argv)
     if (parse(&c, &o, &status))
         return status;
     run_catch_signals();
+    if (o.blas)
+        c.device = "cpu";
+    if ((status = cli_device_open(&c, &r.gpu, r.device)) != CLI_OK)
+        return cli_finish(&c, status);
     if (run_open(&r, &err) || work(&r, &err))
         status = cli_fail(&c, &err);
     else

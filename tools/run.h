@@ -7,7 +7,7 @@
 #include "libccq/compare.h"
 #include "libccq/reference.h"
 #include "libccq/run.h"
-#include "tools/cli.h"
+#include "tools/cli_device.h"
 #include "tools/prompts.h"
 #include "tools/text.h"
 
@@ -78,6 +78,8 @@ typedef struct run {
     cli *cli;
     run_options *o;
     ccq_pool *pool;
+    ccq_gpu *gpu;                 /* NULL: the CPU */
+    char device[CLI_DEVICE_NAME]; /* its name */
     ccq_source *src, *base_src;
     ccq_model *model, *base;
     text *text;

@@ -33,6 +33,8 @@ static ccq_model_options options_of(const run *r, uint64_t limit)
                            .fp32_logits = r->o->fp32_logits,
                            .blas = r->o->blas ? ccq_openblas() : NULL,
                            .pool = r->pool,
+                           .gpu = r->gpu,
+                           .gpu_models = r->base_src ? 2 : 1,
                            .cancelled = run_stopped,
                            .mem_limit = limit,
                            .layered = r->layered};

@@ -269,6 +269,7 @@ void run_close(run *r)
     text_close(r->text);
     ccq_model_close(r->base);
     ccq_model_close(r->model);
+    ccq_gpu_close(r->gpu);
     ccq_source_close(r->base_src);
     ccq_source_close(r->src);
     ccq_pool_free(r->pool);

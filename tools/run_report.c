@@ -139,7 +139,7 @@ static void write_settings(ccq_jw *w, const run *r)
 {
     const ccq_arch *a = &r->src->arch;
 
-    ccq_jw_kstring(w, "device", "cpu");
+    ccq_jw_kstring(w, "device", r->device);
     ccq_jw_kstring(w, "isa", ccq_model_settings(r->model)->ops.name);
     ccq_jw_ki64(w, "threads", ccq_pool_threads(r->pool));
     ccq_jw_kstring(w, "numerics", numerics_names[r->o->numerics]);
