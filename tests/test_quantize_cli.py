@@ -190,6 +190,24 @@ class Bytes(Case):
         self.run_tool("-q", "in/", "./out2/", cwd=self.tmp)
         self.assertEqual(digest(self.out), digest(self.tmp / "out2"))
 
+    def test_surroundings(self):
+        """Nor do language, time zone, file mode mask, directory and file system."""
+        model = self.model()
+        self.run_tool("-q", "--w4-end-layer=0", model, self.out)
+        want = digest(self.out)
+        places = [self.tmp] + [pathlib.Path("/dev/shm")] * os.access("/dev/shm", os.W_OK)
+        subprocess.run(["sh", "-c", "localedef --no-archive -i de_DE -f UTF-8 ./de_DE.UTF-8"],
+                       cwd=self.tmp, capture_output=True)  # where there are sources of locales
+        for place in places:
+            with tempfile.TemporaryDirectory(prefix="ccq-", dir=place) as made:
+                for language, zone, mask in ("C", "UTC", 0o22), ("de_DE.UTF-8", "Asia/Tokyo", 0o77):
+                    env = dict(os.environ, LC_ALL=language, LANG=language, LOCPATH=str(self.tmp),
+                               TZ=zone, HOME=made)
+                    out = pathlib.Path(made) / f"{language} {mask}"
+                    self.run_tool("-q", "--w4-end-layer=0", model, out.name, cwd=made, env=env,
+                                  preexec_fn=lambda m=mask: os.umask(m))
+                    self.assertEqual(digest(out), want, (place, language, zone, mask))
+
     def test_input_untouched(self):
         model = self.model()
         before = digest(model), os.stat(model / "model.safetensors").st_mtime_ns

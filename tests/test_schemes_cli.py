@@ -371,18 +371,35 @@ class Inputs(Schemes):
         out = self.quantize(model, "out", "--scheme=bf16")
         self.assertEqual(struct.unpack("<3H", data_of(out, name)[:6]), (0x3f80, 0x3f82, 0x3f81))
 
-    def test_nonfinite_f16_and_f32(self):
-        for dtype, raw_nan in ("F16", b"\x00\x7c"), ("F32", b"\x00\x00\xc0\x7f"):
-            model = recast(self.model() if dtype == "F16" else self.tmp / "in",
-                           self.tmp / dtype, dtype)
-            raw = bytearray((model / "model.safetensors").read_bytes())
-            size = struct.unpack("<Q", raw[:8])[0]
-            t = json.loads(raw[8:8 + size])["ernie.layers.1.mlp.experts.1.down_proj.weight"]
-            at = 8 + size + t["data_offsets"][0] + 5 * len(raw_nan)
-            raw[at:at + len(raw_nan)] = raw_nan
-            (model / "model.safetensors").write_bytes(raw)
-            self.refuse(65, model, self.out,
-                        says=["experts.1.down_proj", "1 non-finite values, first at [0,5]"])
+    def test_nonfinite_patterns(self):
+        """Every class of bits that is no number, each sign; the largest numbers pass."""
+        name = "ernie.layers.1.mlp.experts.1.down_proj"
+        for dtype, size, bad, good in [
+                # infinity, NaN: quiet, signalling, all ones
+                ("BF16", 2, [0x7f80, 0x7fc0, 0x7f81, 0x7fff], 0x7f7f),
+                ("F16", 2, [0x7c00, 0x7e00, 0x7c01, 0x7fff], 0x7bff),
+                # 0x7f800001: an infinity when the lower half is dropped
+                ("F32", 4, [0x7f800000, 0x7fc00000, 0x7f800001, 0x7f810000, 0x7fffffff],
+                 0x7f7f0000)]:
+            source = self.tmp / f"in-{dtype}"
+            write_model(source)
+            model = recast(source, self.tmp / dtype, dtype) if dtype != "BF16" else source
+            path = model / "model.safetensors"
+            raw = bytearray(path.read_bytes())
+            header = struct.unpack("<Q", raw[:8])[0]
+            at = 8 + header + 5 * size + json.loads(raw[8:8 + header])[
+                name + ".weight"]["data_offsets"][0]
+            sign = 1 << 8 * size - 1
+            for bits in [x | s for x in bad for s in (0, sign)]:
+                raw[at:at + size] = bits.to_bytes(size, "little")
+                path.write_bytes(raw)
+                for more in (["--w4-end-layer=0"], ["--scheme=bf16", "-j1", "--cpu-isa=c"]):
+                    with self.subTest(dtype=dtype, bits=hex(bits), more=more):
+                        self.refuse(65, *more, model, self.out, says=[
+                            name, "1 non-finite values, first at [0,5]"])
+            raw[at:at + size] = good.to_bytes(size, "little")
+            path.write_bytes(raw)
+            self.quantize(model, f"good-{dtype}", "--scheme=bf16")
 
     def test_tied_dense(self):
         """A model of the 0.3B shape: no experts, no head of its own."""
@@ -495,16 +512,23 @@ class Decoding(Schemes):
                     says="records K order fastdeploy")
 
     def test_nan_code(self):
+        """E4M3 has two codes that are no number, and no infinity."""
         packed = self.quantize(self.model(), "packed", "--scheme=block_wise_fp8")
         path = packed / "model.safetensors"
         raw = bytearray(path.read_bytes())
         size = struct.unpack("<Q", raw[:8])[0]
         name = "ernie.layers.0.mlp.down_proj"
         t = json.loads(raw[8:8 + size])[name + ".quant_weight"]
-        raw[8 + size + t["data_offsets"][0] + 130] = 0xff
-        path.write_bytes(raw)
-        self.refuse(65, "--scheme=bf16", packed, self.out,
-                    says=[name, "1 non-finite values, first at [1,2]"])
+        at = 8 + size + t["data_offsets"][0] + 130
+        for code in 0x7f, 0xff:
+            raw[at] = code
+            path.write_bytes(raw)
+            self.refuse(65, "--scheme=bf16", packed, self.out,
+                        says=[name, "1 non-finite values, first at [1,2]"])
+        for code in 0x7e, 0xfe:
+            raw[at] = code
+            path.write_bytes(raw)
+            self.quantize(packed, f"good-{code}", "--scheme=bf16")
 
 
 class TensorTypes(Schemes):
