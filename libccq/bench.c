@@ -71,6 +71,28 @@ double ccq_bench_read_rate(ccq_pool *pool)
     return best;
 }
 
+enum { COPIES = 8 };
+
+double ccq_bench_copy_rate(ccq_gpu *gpu)
+{
+    size_t size = ccq_gpu_kind(gpu) == CCQ_GPU_HOST ? (size_t)64 << 20 : (size_t)1 << 30;
+    void *memory[2] = {NULL, NULL};
+    double best = 0;
+    float ms = 0;
+    int code = ccq_gpu_alloc(gpu, size, &memory[0]);
+
+    if (!code)
+        code = ccq_gpu_alloc(gpu, size, &memory[1]);
+    for (int i = 0; i < COPIES && !code; i++)
+        if (!(code = ccq_gpu_mark(gpu, 0)) &&
+            !(code = ccq_gpu_copy(gpu, memory[1], memory[0], size)) &&
+            !(code = ccq_gpu_mark(gpu, 1)) && !(code = ccq_gpu_between(gpu, 0, 1, &ms)) && ms > 0)
+            best = 2e3 * (double)size / ms > best ? 2e3 * (double)size / ms : best;
+    ccq_gpu_free(gpu, memory[0]);
+    ccq_gpu_free(gpu, memory[1]);
+    return best;
+}
+
 /* ---- Steps -------------------------------------------------------------------- */
 
 typedef struct work {
@@ -172,6 +194,42 @@ static void finish(const work *w, ccq_bench *r, const ccq_spent *before, double 
     }
 }
 
+/* On a device the parts of a step are timed in steps of their own: their shares count. */
+static ccq_code time_parts(work *w, ccq_bench *r, ccq_code (*step)(void *ctx, ccq_error *err),
+                           void *ctx, ccq_error *err)
+{
+    ccq_spent spent;
+    ccq_code code = CCQ_OK;
+
+    ccq_session_time_parts(w->session, 1);
+    for (int i = 0; i < LEAST_STEPS && !code; i++)
+        code = step(ctx, err);
+    ccq_session_time_parts(w->session, 0);
+    ccq_session_spent(w->session, &spent);
+    for (int i = 0; i < CCQ_STEP_PARTS; i++) {
+        r->spent.seconds[i] = spent.seconds[i] / LEAST_STEPS * (double)r->steps;
+        r->spent.bytes[i] = spent.bytes[i] / LEAST_STEPS * r->steps;
+    }
+    return code;
+}
+
+typedef struct once {
+    work *w;
+    int64_t count, size; /* rows and chunk, batch and context */
+} once;
+
+static ccq_code prefill_step(void *ctx, ccq_error *err)
+{
+    const once *o = ctx;
+    return prefill_once(o->w, o->count, o->size, err);
+}
+
+static ccq_code decode_step(void *ctx, ccq_error *err)
+{
+    const once *o = ctx;
+    return decode_once(o->w, o->count, o->size, err);
+}
+
 ccq_code ccq_bench_prefill(const ccq_model *m, int64_t rows, int64_t chunk, ccq_bench *r,
                            ccq_error *err)
 {
@@ -196,6 +254,8 @@ ccq_code ccq_bench_prefill(const ccq_model *m, int64_t rows, int64_t chunk, ccq_
         r->steps++;
     }
     finish(&w, r, &before, start);
+    if (!code && ccq_model_settings(m)->gpu)
+        code = time_parts(&w, r, prefill_step, &(once){&w, rows, chunk}, err);
 done:
     r->tokens = r->steps * (uint64_t)rows;
     free_work(&w);
@@ -221,6 +281,8 @@ ccq_code ccq_bench_decode(const ccq_model *m, int64_t batch, int64_t context, cc
     }
     if (!code)
         finish(&w, r, &before, start);
+    if (!code && ccq_model_settings(m)->gpu)
+        code = time_parts(&w, r, decode_step, &(once){&w, batch, context}, err);
     r->tokens = r->steps * (uint64_t)batch;
     free_work(&w);
     return code;

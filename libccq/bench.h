@@ -16,6 +16,8 @@ typedef struct ccq_bench {
 /* Bytes a second that all threads together read from memory that no cache holds, the
  * best of some passes. 0: no memory for it. */
 double ccq_bench_read_rate(ccq_pool *pool);
+/* Bytes a second that a device copies in its own memory, read and written; 0: no room. */
+double ccq_bench_copy_rate(ccq_gpu *gpu);
 /* One sequence of rows tokens, at most chunk a step, and the logits of the last one;
  * again until a second is over. */
 ccq_code ccq_bench_prefill(const ccq_model *model, int64_t rows, int64_t chunk, ccq_bench *result,

@@ -11,6 +11,7 @@ typedef struct step {
     ccq_session *s;
     ccq_device_session *d;
     const ccq_device_layer *l;
+    const ccq_layer *from; /* of which l is a copy */
     const ccq_gpu_model_ops *ops;
     int64_t rows;
     int recording; /* grids are made for any length */
@@ -32,6 +33,16 @@ static step begin(ccq_session *s, int64_t rows)
 static ccq_code result(const step *t, ccq_error *err)
 {
     return t->code ? ccq_device_error(t->s->m->device, t->code, err) : CCQ_OK;
+}
+
+/* Parts of a step are timed one by one only when asked for: a device that is waited for is
+ * slower. */
+static void spend(step *t, ccq_step_part part, uint64_t bytes)
+{
+    if (!t->s->parts || t->code)
+        return;
+    did(t, ccq_gpu_wait(t->d->gpu));
+    ccq_spend(t->s, part, bytes);
 }
 
 /* ---- Places ---------------------------------------------------------------- */
@@ -201,14 +212,17 @@ static void moe(step *t, int64_t at)
     ccq_gpu_combine combine = {d->yg, d->weights, d->place, t->rows, a->moe_k, a->hidden,
                                t->s->routed, at, t->s->m->bf16, d->t};
     route(t, at);
+    spend(t, CCQ_STEP_ROUTER, (uint64_t)(a->hidden * a->experts) * sizeof(float));
     if (t->l->wint2)
         wint2_experts(t);
     else
         stored_experts(t);
     did(t, t->ops->combine(d->gpu, &combine));
     if (t->l->shared) {
+        spend(t, CCQ_STEP_EXPERTS, 0);
         dense(t, d->yg); /* its rows have been combined */
         add(t, d->t, d->yg);
+        spend(t, CCQ_STEP_DENSE, t->from->up_gate.bytes + t->from->down.bytes);
     }
 }
 
@@ -220,6 +234,7 @@ static void attend_layer(step *t, int64_t held)
     norm(t, t->l->norm_in, t->d->x, NULL, t->rows);
     attention(t, held);
     add(t, t->d->x, t->d->t);
+    spend(t, CCQ_STEP_ATTENTION, t->from->qkv.bytes + t->from->o.bytes);
 }
 
 /* x += mlp(norm_post(x)) */
@@ -231,6 +246,8 @@ static void mlp_layer(step *t, int64_t moe_at)
     else
         dense(t, t->d->t);
     add(t, t->d->x, t->d->t);
+    spend(t, t->l->moe ? CCQ_STEP_EXPERTS : CCQ_STEP_DENSE,
+          t->l->moe ? 0 : t->from->up_gate.bytes + t->from->down.bytes);
 }
 
 /* ---- What comes back ------------------------------------------------------------------ */
@@ -269,6 +286,22 @@ static ccq_code take_routes(step *t, int64_t layers, ccq_error *err)
     return t->code ? result(t, err) : code;
 }
 
+/* Bytes of the experts that had rows, of all layers. */
+static void count_experts(ccq_session *s)
+{
+    const ccq_model *m = s->m;
+    int64_t k = m->arch->moe_k, experts = m->arch->experts;
+    for (int64_t i = 0; i < m->moe_layers; i++)
+        for (int64_t e = 0; e < experts; e++) {
+            const ccq_linear *two = &m->layer[m->moe[i]].expert[2 * e];
+            int has = 0;
+            for (int64_t r = 0; r < s->rows && !has; r++)
+                for (int64_t j = 0; j < k; j++)
+                    has |= s->ids[(r * s->routed + i) * k + j] == e;
+            s->spent.bytes[CCQ_STEP_EXPERTS] += has ? two[0].bytes + two[1].bytes : 0;
+        }
+}
+
 /* ---- A step ------------------------------------------------------------------------------ */
 
 static ccq_code all_layers(step *t, ccq_error *err)
@@ -282,7 +315,8 @@ static ccq_code all_layers(step *t, ccq_error *err)
     did(t, t->ops->embed(t->d->gpu, &embed));
     for (int64_t i = 0; i < layers && !t->code; i++) {
         ccq_code code = t->recording ? CCQ_OK : ccq_model_cancelled(m, err);
-        if (code || (code = ccq_device_bring(device, &m->layer[i], i, &t->l, err)))
+        t->from = &m->layer[i];
+        if (code || (code = ccq_device_bring(device, t->from, i, &t->l, err)))
             return code;
         attend_layer(t, i);
         mlp_layer(t, moe_at);
@@ -298,7 +332,7 @@ static ccq_code all_layers(step *t, ccq_error *err)
 static int can_record(const step *t)
 {
     const ccq_session *s = t->s;
-    return ccq_gpu_kind(t->d->gpu) == CCQ_GPU_CUDA && t->rows < CCQ_DEVICE_GRAPHS && is_few(t) &&
+    return ccq_gpu_kind(t->d->gpu) == CCQ_GPU_CUDA && !s->parts && t->rows < CCQ_DEVICE_GRAPHS && is_few(t) &&
            s->span_count == (size_t)t->rows && s->m->device->resident == s->m->arch->layers;
 }
 
@@ -319,6 +353,8 @@ ccq_code ccq_device_step(ccq_session *s, ccq_error *err)
     step t = begin(s, s->rows);
     ccq_code code = CCQ_OK;
     int replays = can_record(&t);
+    if (s->parts)
+        ccq_spend(s, CCQ_STEP_PARTS, 0);
     fill_places(s);
     upload_places(&t);
     if (replays && !t.d->graph[t.rows] && ++t.d->seen[t.rows] > 2)
@@ -329,7 +365,10 @@ ccq_code ccq_device_step(ccq_session *s, ccq_error *err)
         did(&t, ccq_gpu_replay(t.d->gpu, t.d->graph[t.rows]));
     else if ((code = all_layers(&t, err)))
         return code;
-    return take_routes(&t, s->m->moe_layers, err);
+    code = take_routes(&t, s->m->moe_layers, err);
+    if (!code && s->parts)
+        count_experts(s);
+    return code;
 }
 
 /* ---- Layer by layer: x is host memory ------------------------------------------------------ */
@@ -343,6 +382,7 @@ ccq_code ccq_device_attend(ccq_session *s, const ccq_layer *l, float *x, ccq_err
 {
     step t = begin(s, s->rows);
     ccq_code code = ccq_device_bring(s->m->device, l, s->layer, &t.l, err);
+    t.from = l;
     if (code)
         return code;
     fill_places(s);
@@ -358,6 +398,7 @@ ccq_code ccq_device_mlp(ccq_session *s, const ccq_layer *l, float *x, ccq_error 
 {
     step t = begin(s, s->rows);
     ccq_code code = ccq_device_bring(s->m->device, l, s->layer, &t.l, err);
+    t.from = l;
     if (code)
         return code;
     did(&t, ccq_gpu_upload(t.d->gpu, t.d->x, x, x_bytes(&t)));
@@ -390,6 +431,8 @@ ccq_code ccq_device_logits(ccq_session *s, const float *x, int64_t n, float *log
     ccq_code code = ccq_device_ends(s->m->device, err);
     if (code)
         return code;
+    if (s->parts)
+        ccq_spend(s, CCQ_STEP_PARTS, 0);
     for (int64_t at = 0, count; at < n && !t.code; at += count) {
         int32_t pick[CCQ_DEVICE_LOGITS];
         count = n - at < CCQ_DEVICE_LOGITS ? n - at : CCQ_DEVICE_LOGITS;
@@ -401,5 +444,6 @@ ccq_code ccq_device_logits(ccq_session *s, const float *x, int64_t n, float *log
         did(&t, ccq_gpu_upload(t.d->gpu, t.d->pick, pick, (size_t)count * sizeof *pick));
         head(&t, count, t.d->pick, logits + at * a->vocab);
     }
+    spend(&t, CCQ_STEP_HEAD, s->m->head.bytes);
     return result(&t, err);
 }

@@ -89,6 +89,7 @@ struct ccq_session {
     const ccq_layer *now;
     int64_t layer, held_at, moe_at;
     const int64_t *wanted; /* rows whose logits are being made */
+    int parts; /* a device is waited for after each part of a step */
     ccq_spent spent;
     double lap; /* when the part at work began */
     /* everything allocated, for freeing */

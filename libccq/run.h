@@ -120,8 +120,10 @@ typedef struct ccq_spent {
     uint64_t bytes[CCQ_STEP_PARTS]; /* weights read, once a step: of experts those with rows */
 } ccq_spent;
 
-/* Since the session was opened. */
+/* Since the session was opened. On a device only of steps while parts are timed, and steps are
+ * then slower: each part is waited for. */
 void ccq_session_spent(const ccq_session *session, ccq_spent *spent);
+void ccq_session_time_parts(ccq_session *session, int on);
 /* Sets how many positions a slot holds, at most its capacity; new ones are zeros, or on a
  * device whatever was there. For benchmarks: what the cache holds does not change how long a
  * step takes. */

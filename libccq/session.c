@@ -333,6 +333,11 @@ void ccq_spend(ccq_session *s, ccq_step_part part, uint64_t bytes)
     s->lap = now;
 }
 
+void ccq_session_time_parts(ccq_session *s, int on)
+{
+    s->parts = on;
+}
+
 void ccq_session_spent(const ccq_session *s, ccq_spent *spent)
 {
     *spent = s->spent;

@@ -54,6 +54,12 @@ static void count_memory(run *r, const ccq_bench *b)
     r->work_bytes = b->work_bytes > r->work_bytes ? b->work_bytes : r->work_bytes;
 }
 
+/* Of the memory that holds the weights. */
+static double memory_rate(const run *r)
+{
+    return r->gpu ? ccq_bench_copy_rate(r->gpu) : ccq_bench_read_rate(r->pool);
+}
+
 ccq_code run_bench(run *r, ccq_error *err)
 {
     const run_options *o = r->o;
@@ -61,7 +67,7 @@ ccq_code run_bench(run *r, ccq_error *err)
     double again;
     ccq_code code;
 
-    r->read_rate = ccq_bench_read_rate(r->pool);
+    r->read_rate = memory_rate(r);
     cli_note(r->cli, "prefill of %" PRId64 " tokens", o->bench_context);
     code = ccq_bench_prefill(r->model, o->bench_context, chunk, &r->bench_prefill, err);
     count_memory(r, &r->bench_prefill);
@@ -71,7 +77,7 @@ ccq_code run_bench(run *r, ccq_error *err)
                                 err);
         count_memory(r, &r->bench_decode[i]);
     }
-    again = ccq_bench_read_rate(r->pool);
+    again = memory_rate(r);
     r->read_rate = again > r->read_rate ? again : r->read_rate;
     return code;
 }
@@ -151,8 +157,8 @@ static void print_one(const run *r, const char *what, const ccq_bench *b)
 void run_print_bench(const run *r)
 {
     printf("====== Benchmark ======\n");
-    printf("context %" PRId64 ", %d threads, memory read at %.2f GB/s\n", r->o->bench_context,
-           ccq_pool_threads(r->pool), r->read_rate / 1e9);
+    printf("context %" PRId64 ", %s, %d threads, memory %s at %.2f GB/s\n", r->o->bench_context,
+           r->device, ccq_pool_threads(r->pool), r->gpu ? "copied" : "read", r->read_rate / 1e9);
     printf("%-8s %6s %11s %10s %11s %6s ", "", "batch", "tokens/s", "ms/step", "bytes/step",
            "of it");
     for (int i = 0; i < CCQ_STEP_PARTS; i++)
