@@ -5,9 +5,12 @@
  * read_bytes_per_s: all FILEs from the page cache by one thread, in pieces of 4 MiB.
  * write_bytes_per_s: a file of 256 MiB beside the first of them, written and synced.
  * encode_weights_per_s: wint2 columns at effort fast on all THREADS.
+ * hash_out_bytes_per_s, hash_in_bytes_per_s: CRC-32 by one thread, of what is written and of
+ * columns as they are read.
  * Each is the best of three; the same per second of processor time, which other work on
  * the machine does not change, is named *_per_cpu_s. */
 #include "kernels/encode.h"
+#include "libccq/crc.h"
 #include "libccq/pool.h"
 #include "tests/check.h"
 
@@ -88,6 +91,41 @@ static rate write_rate(const char *beside, const char *piece)
     return r;
 }
 
+/* ---- Hashing ----------------------------------------------------------------- */
+
+static rate hash_out_rate(const char *piece)
+{
+    uint32_t crc = 0;
+    rate r = {0};
+    for (int round = 0; round < ROUNDS; round++) {
+        start(&r);
+        for (int i = 0; i < WRITES; i++)
+            crc = ccq_crc32(crc, piece, PIECE);
+        stop(&r, (double)WRITES * PIECE);
+    }
+    REQUIRE(crc, "a checksum of 0");
+    return r;
+}
+
+/* A matrix of piece's bytes with K columns, all of them. */
+static rate hash_in_rate(const char *piece)
+{
+    uint32_t crc = 0;
+    rate r = {0};
+    for (int round = 0; round < ROUNDS; round++) {
+        start(&r);
+        for (int i = 0; i < WRITES; i++) {
+            ccq_crc_columns c;
+            ccq_crc_begin(&c, K, 0, K);
+            ccq_crc_rows(&c, (const uint16_t *)(const void *)piece, PIECE / 2 / K);
+            crc += ccq_crc_end(&c);
+        }
+        stop(&r, (double)WRITES * PIECE);
+    }
+    REQUIRE(crc, "a checksum of 0");
+    return r;
+}
+
 /* ---- Encoding ---------------------------------------------------------------- */
 
 typedef struct work {
@@ -148,11 +186,15 @@ int main(int argc, char **argv)
     REQUIRE(argc > 2 && piece, "usage: bench_rates THREADS FILE...");
     memset(piece, 1, PIECE);
     rate in = read_rate(argv + 2, argc - 2, piece), out = write_rate(argv[2], piece);
+    rate hash_in = hash_in_rate(piece), hash_out = hash_out_rate(piece);
     rate encode = encode_rate(atoi(argv[1]), CCQ_ISA_C | CCQ_ISA_AVX2 | CCQ_ISA_AVX512);
     printf("{\"read_bytes_per_s\":%.0f,\"write_bytes_per_s\":%.0f,\"encode_weights_per_s\":%.0f,"
            "\"read_bytes_per_cpu_s\":%.0f,\"write_bytes_per_cpu_s\":%.0f,"
-           "\"encode_weights_per_cpu_s\":%.0f}\n",
-           in.wall, out.wall, encode.wall, in.cpu, out.cpu, encode.cpu);
+           "\"encode_weights_per_cpu_s\":%.0f,\"hash_in_bytes_per_s\":%.0f,"
+           "\"hash_out_bytes_per_s\":%.0f,\"hash_in_bytes_per_cpu_s\":%.0f,"
+           "\"hash_out_bytes_per_cpu_s\":%.0f}\n",
+           in.wall, out.wall, encode.wall, in.cpu, out.cpu, encode.cpu, hash_in.wall,
+           hash_out.wall, hash_in.cpu, hash_out.cpu);
     free(piece);
     return 0;
 }
