@@ -1,0 +1,136 @@
+#!/bin/sh
+# All tests and benchmarks of a GPU in a few minutes: correctness first, then the tables.
+#
+#   sh tests/gpu.sh [BUILD_DIR [OUT_DIR [DEVICE]]]
+#
+# BUILD_DIR (default build) may come from another machine, with the programs' libraries
+# beside them; an NVIDIA driver is all that is needed here, and cuBLAS for dense products.
+# OUT_DIR (default gpu-results) gets logs, bench.jsonl and table.txt. DEVICE (default cuda)
+# "host" runs the same on the CPU, small, without tables: a test of this script and of the
+# kernels' code. Exit: 0 all passed, 1 not, 77 there is no GPU.
+set -u
+
+top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd) || exit 1
+build=$(CDPATH='' cd -- "${1:-build}" && pwd) || exit 1
+mkdir -p "${2:-gpu-results}" || exit 1
+out=$(CDPATH='' cd -- "${2:-gpu-results}" && pwd) || exit 1
+device=${3:-cuda}
+quantize=$build/tools/ccq-quantize
+run=$build/tools/ccq-run
+model=$top/tests/data/ernie-micro
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+passed=0 failed=0 skipped=0
+
+# check NAME COMMAND...: its output goes to OUT_DIR/NAME.log
+check() {
+  name=$1
+  shift
+  "$@" >"$out/$name.log" 2>&1
+  status=$?
+  case $status in
+    0) passed=$((passed + 1)) word=ok ;;
+    77) skipped=$((skipped + 1)) word=skipped ;;
+    *) failed=$((failed + 1)) word="FAILED ($status)" ;;
+  esac
+  printf '%-40s %s\n' "$name" "$word"
+  if [ "$status" -ne 0 ] && [ "$status" -ne 77 ]; then
+    tail -n 15 "$out/$name.log" | sed 's/^/    /'
+  fi
+  return 0
+}
+
+hash_of() {
+  (cd "$1" && find . -type f | LC_ALL=C sort | xargs sha256sum | sha256sum)
+}
+
+# same_bytes EFFORT: the CPU's files and the device's
+same_bytes() {
+  rm -rf "$work/cpu" "$work/gpu"
+  "$quantize" -q --device=cpu --effort="$1" "$model" "$work/cpu" &&
+    "$quantize" -q --device="$device" --effort="$1" "$model" "$work/gpu" &&
+    [ "$(hash_of "$work/cpu")" = "$(hash_of "$work/gpu")" ]
+}
+
+ids="--prompt-ids=1,17,33,250,99,4,8 --prompt-ids=5,6,7 --prompt-ids=301,2,2,77,140,11,9,12,41"
+
+# same_logits DIR GATE OPTION...: the device against what the CPU stored
+same_logits() {
+  dir=$1 gate=$2
+  shift 2
+  # shellcheck disable=SC2086 # several options
+  "$run" -q --device=cpu "$@" $ids --max-tokens=16 --save-reference="$work/ref.npz" "$dir" &&
+    "$run" --device="$device" "$@" --reference="$work/ref.npz" --gate="$top/tests/$gate" "$dir"
+}
+
+# twice the same tokens and logits
+same_twice() {
+  for turn in 1 2; do
+    # shellcheck disable=SC2086
+    "$run" -q --device="$device" $ids --max-tokens=16 --save-reference="$work/$turn.npz" "$1" ||
+      return 1
+  done
+  cmp "$work/1.npz" "$work/2.npz"
+}
+
+if [ "$device" = cuda ]; then
+  if command -v nvidia-smi >/dev/null; then
+    nvidia-smi >"$out/nvidia-smi.log" 2>&1
+  fi
+  if "$run" --version | grep '^device: none'; then
+    exit 77
+  fi
+fi
+"$run" --version >"$out/version.log"
+grep -E '^(cuda|device):' "$out/version.log"
+
+kind=$device
+for test in "$build"/tests/test_gpu*; do
+  [ -x "$test" ] && [ ! -d "$test" ] || continue
+  check "$(basename "$test")" "$test" "$kind"
+done
+if [ "$device" = cuda ] && command -v compute-sanitizer >/dev/null; then
+  for tool in memcheck racecheck; do
+    for test in "$build"/tests/test_gpu*; do
+      [ -x "$test" ] && [ ! -d "$test" ] || continue
+      check "$tool-$(basename "$test")" compute-sanitizer --tool "$tool" --error-exitcode 1 \
+        "$test" "$kind"
+    done
+  done
+fi
+
+check encode-fast same_bytes fast
+check encode-normal same_bytes normal
+for layers in 1 -1; do
+  rm -rf "$work/q$layers"
+  check "make-$layers" "$quantize" -q --device=cpu --effort=fast --w4-end-layer="$layers" \
+    "$model" "$work/q$layers"
+done
+check logits-bf16-exact same_logits "$model" gates.json --numerics=exact
+check logits-bf16 same_logits "$model" gates_fastdeploy.json
+check logits-exact same_logits "$work/q1" gates.json --numerics=exact
+check logits-fused same_logits "$work/q1" gates_fastdeploy.json
+check logits-wint2-fused same_logits "$work/q-1" gates_fastdeploy.json
+check logits-wint2-none same_logits "$work/q-1" gates_fastdeploy.json --wint2-rounding=none
+check logits-wint2-unzip same_logits "$work/q-1" gates_fastdeploy.json --wint2-rounding=unzip
+check twice same_twice "$work/q1"
+
+if [ "$device" = cuda ] && [ "$failed" -eq 0 ]; then
+  : >"$out/bench.jsonl"
+  check bench sh -c '"$1" >"$2"' sh "$build/tests/bench_gpu" "$out/table.txt"
+  check bench-json sh -c '"$1" --json >"$2"' sh "$build/tests/bench_gpu" "$out/bench.jsonl"
+  "$build/tests/make_checkpoint" --size 8G --hidden 2560 --inter 1536 --experts 64 "$work/big" \
+    >"$out/make.log" 2>&1
+  check quantize-big-cpu sh -c '"$1" --device=cpu --effort=fast "$2" "$3"' sh "$quantize" \
+    "$work/big" "$work/big-cpu"
+  check quantize-big sh -c '"$1" --device=cuda --effort=fast "$2" "$3"' sh "$quantize" \
+    "$work/big" "$work/big-gpu"
+  check run-big sh -c '"$1" --device=cuda --bench --bench-batch=1,8,32,128 "$2" >>"$3"' sh \
+    "$run" "$work/big-gpu" "$out/table.txt"
+  check run-big-json sh -c \
+    '"$1" --device=cuda --bench --bench-batch=1,8,32,128 --json "$2" >>"$3"' \
+    sh "$run" "$work/big-gpu" "$out/bench.jsonl"
+  cat "$out/table.txt"
+fi
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]
