@@ -2,13 +2,29 @@
 # Installs what is missing (as root, with apt), builds, and runs the tests.
 #
 #   sh tests/run.sh        release build in build/, the default suites
-#   sh tests/run.sh --ci   what they leave: gcc and clang with -Werror, the same bytes from
-#                          builds of both with and without optimization, ASan
-#                          and UBSan, TSan over what has threads, 100,000
-#                          mutations for every fuzz target, the man pages
+#   sh tests/run.sh --ci   what they leave:
+#
+#     gcc        everything compiles with -O2 and -Werror; nothing runs: the default suites do
+#     clang      everything compiles with -Werror; the programs in C run, where a compiler could
+#                matter: kernels, formats, library. Not the scripts that drive the tools (suite
+#                outside): their bytes come from the next stage, their words from no compiler
+#     bytes      ccq-quantize of gcc and clang, -O0 to -O3, writes the same
+#     sanitize   ASan and UBSan over all of it but the two longest (suite once: the accuracy of a
+#                model, twice over the same code) and the replay of the fuzzers (see below)
+#     thread     TSan over what has threads: ring, pool, pipeline, resume, calibration, ccq-run
+#     fuzz       100,000 mutations for every fuzz target under ASan and UBSan, and the branches
+#                that they reach
+#     cuda       the GPU kernels compile, with code for each architecture; where the default
+#                build had no nvcc, with one from PyPI
+#     man        the man pages
+#
+# All of it is made to end within 30 minutes on two cores, the default suites within 5; every
+# stage says how long it took. The GPU has a stage of its own because sanitizers and other
+# compilers see nothing of it: they build without.
 #
 # The last line is "N passed, N failed, N skipped". The status is 0 when
 # something ran and nothing failed.
+# shellcheck disable=SC2034 # setup.sh reads ccq_targets
 set -u
 
 ccq_top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd) || exit 1
@@ -26,6 +42,9 @@ case ${1-} in
 esac
 cd "$ccq_top" || exit 1
 
+# nvcc 13.0 with the headers that the kernels want, as PyPI has them.
+ccq_nvcc='nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88
+  nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.* nvidia-cublas==13.0.*'
 passed=0
 failed=0
 skipped=0
@@ -70,16 +89,30 @@ run_tests() {
   count "$dir/meson-logs/testlog.json"
 }
 
+began=$(date +%s)
+
+stage() {
+  echo
+  echo "== $*"
+}
+
+# How long it was since the last one.
+took() {
+  now=$(date +%s)
+  echo "-- $1: $((now - began)) s"
+  began=$now
+}
+
 # build_with COMPILER DIR [MESON OPTION]...: a build of its own counts as one check.
+# ccq_targets names what is built, when not everything.
 build_with() {
   compiler=$1
   dir=$2
   shift 2
-  echo
-  echo "== $compiler $*"
+  stage "$compiler $*"
   cxx=g++
   [ "$compiler" = gcc ] || cxx=clang++
-  if (export CC="$compiler" CXX="$cxx" && ccq_build "$dir" "$@"); then
+  if (export CC="$compiler" CXX="$cxx" && ccq_build "$dir" -Dcuda=disabled "$@"); then
     passed=$((passed + 1))
   else
     fail "$dir: build"
@@ -87,43 +120,81 @@ build_with() {
   fi
 }
 
-# Two compilers, with and without optimization: the quantizer's bytes are the same.
+# check NAME COMMAND...: one more check.
+check() {
+  name=$1
+  shift
+  if "$@"; then
+    passed=$((passed + 1))
+  else
+    fail "$name"
+  fi
+}
+
+# Two compilers, every level of optimization: the quantizer's bytes are the same.
 same_bytes() {
+  ccq_targets=tools/ccq-quantize
   for compiler in gcc clang; do
     build_with "$compiler" "build-$compiler-O0" -Doptimization=0 -Dopenblas=disabled \
       -Dsentencepiece=disabled || return
   done
-  echo
-  echo "== the same bytes from every build"
-  if python3 tests/same_bytes.py tests/data/ernie-micro build/tools/ccq-quantize \
-    build-clang/tools/ccq-quantize build-gcc-O0/tools/ccq-quantize \
-    build-clang-O0/tools/ccq-quantize; then
-    passed=$((passed + 1))
-  else
-    fail "tests/same_bytes.py"
-  fi
+  ccq_targets=
+  stage "the same bytes from every build"
+  check tests/same_bytes.py python3 tests/same_bytes.py tests/data/ernie-micro \
+    build/tools/ccq-quantize build-gcc/tools/ccq-quantize build-clang/tools/ccq-quantize \
+    build-gcc-O0/tools/ccq-quantize build-clang-O0/tools/ccq-quantize
 }
 
-# 100,000 mutations a target under the sanitizers, and the branches they reach.
-fuzz() {
-  echo
-  echo "== fuzzing (tests/fuzz)"
-  if python3 tests/fuzz/coverage.py build-fuzz 100000; then
-    passed=$((passed + 1))
-  else
-    fail "tests/fuzz/coverage.py"
+sanitize() {
+  export ASAN_OPTIONS=halt_on_error=1:detect_leaks=1:strict_string_checks=1
+  export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+  build_with gcc build-sanitize -Db_sanitize=address,undefined -Db_lundef=false \
+    -Dbuildtype=debugoptimized &&
+    run_tests build-sanitize --timeout-multiplier 6 --no-suite once --no-suite fuzz
+  unset ASAN_OPTIONS UBSAN_OPTIONS
+}
+
+# Of resume what has several threads or processes at work on one output.
+threads() {
+  export TSAN_OPTIONS=halt_on_error=1
+  ccq_targets='tools/ccq-quantize tools/ccq-inspect tools/ccq-run tests/make_checkpoint
+    tests/quantize_faults tests/test_ring tests/test_quantize tests/test_run tests/test_layered'
+  build_with gcc build-thread -Db_sanitize=thread -Db_lundef=false -Dbuildtype=debugoptimized \
+    -Dopenblas=disabled -Dsentencepiece=disabled && {
+    run_tests build-thread --timeout-multiplier 10 ring quantize pipeline run layered
+    run_tests build-thread --timeout-multiplier 10 resume --test-args \
+      'Kills.test_random Kills.test_every_call Failing.test_threads World.test_at_once'
+    run_tests build-thread --timeout-multiplier 10 calibration_cli --test-args Job.test_resume
+  }
+  ccq_targets=
+  unset TSAN_OPTIONS
+}
+
+# What nvcc made: in the default build, or in one with an nvcc from PyPI.
+cuda() {
+  stage "CUDA"
+  cuda_build=build
+  if ! command -v nvcc >/dev/null 2>&1; then
+    cuda_build=build-cuda
+    # shellcheck disable=SC2086 # a list of packages
+    if ! { python3 -m venv build-nvcc && build-nvcc/bin/pip install -q $ccq_nvcc; }; then
+      echo "no nvcc, and none from PyPI: skipped"
+      skipped=$((skipped + 1))
+      return
+    fi
+    PATH=$(echo "$ccq_top"/build-nvcc/lib/python3*/site-packages/nvidia/cu13/bin):$PATH
+    ccq_targets=kernels/libkernels_cuda.a
+    ccq_build build-cuda -Dcuda=enabled -Dopenblas=disabled -Dsentencepiece=disabled ||
+      fail "build-cuda: build"
+    ccq_targets=
   fi
+  check tests/check_cuda.py python3 tests/check_cuda.py "$cuda_build"
 }
 
 man_pages() {
-  echo
-  echo "== man pages (mandoc -T lint)"
+  stage "man pages (mandoc -T lint)"
   for page in docs/*.1; do
-    if mandoc -T lint -W warning "$page"; then
-      passed=$((passed + 1))
-    else
-      fail "$page"
-    fi
+    check "$page" mandoc -T lint -W warning "$page"
   done
 }
 
@@ -144,21 +215,25 @@ else
   finish
 fi
 
+took "release build and its tests"
+
 if [ "$ci" = 1 ]; then
-  build_with gcc build-gcc -Dwerror=true
-  build_with clang build-clang -Dwerror=true && run_tests build-clang --no-suite once
+  build_with gcc build-gcc -Dwerror=true -Doptimization=2
+  took gcc
+  build_with clang build-clang -Dwerror=true &&
+    run_tests build-clang --no-suite once --no-suite outside
+  took clang
   same_bytes
-  export ASAN_OPTIONS=halt_on_error=1:detect_leaks=1:strict_string_checks=1
-  export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-  build_with gcc build-sanitize -Db_sanitize=address,undefined -Db_lundef=false \
-    -Dbuildtype=debugoptimized && run_tests build-sanitize --timeout-multiplier 6 --no-suite once
-  unset ASAN_OPTIONS UBSAN_OPTIONS
-  export TSAN_OPTIONS=halt_on_error=1
-  build_with gcc build-thread -Db_sanitize=thread -Db_lundef=false \
-    -Dbuildtype=debugoptimized -Dopenblas=disabled -Dsentencepiece=disabled &&
-    run_tests build-thread --timeout-multiplier 10 ring quantize pipeline run
-  unset TSAN_OPTIONS
-  fuzz
+  took bytes
+  sanitize
+  took sanitize
+  threads
+  took thread
+  stage "fuzzing (tests/fuzz)"
+  check tests/fuzz/coverage.py python3 tests/fuzz/coverage.py build-fuzz 100000
+  took fuzz
+  cuda
+  took cuda
   man_pages
 fi
 echo

@@ -83,20 +83,21 @@ ccq_need_packages() {
     ccq_say "Going on without: some options of ccq-run will be absent."
 }
 
-# ccq_build DIR [MESON OPTION]...: configures DIR once, builds it. What the tools
-# say goes to DIR/build.log and is shown when something fails.
+# ccq_build DIR [MESON OPTION]...: configures DIR once, builds it, or of it what
+# $ccq_targets names. What the tools say goes to DIR/build.log and is shown when
+# something fails.
 ccq_build() {
   ccq_dir=$1
   ccq_log=$1/build.log
   shift
   mkdir -p "$ccq_dir" || return 1
-  # shellcheck disable=SC2154 # set by the script that sources this
+  # shellcheck disable=SC2154,SC2086 # set by the script that sources this; names of targets
   if [ -f "$ccq_dir/build.ninja" ]; then
     # A package that was missing the last time may be here now.
     meson setup --reconfigure "$@" "$ccq_dir" "$ccq_top" >"$ccq_log" 2>&1
   else
     meson setup "$@" "$ccq_dir" "$ccq_top" >"$ccq_log" 2>&1
-  fi && ninja -C "$ccq_dir" >>"$ccq_log" 2>&1 && return 0
+  fi && ninja -C "$ccq_dir" ${ccq_targets-} >>"$ccq_log" 2>&1 && return 0
   tail -n 60 "$ccq_log" >&2
   ccq_say "The build failed; the whole log is $ccq_log" >&2
   return 1
