@@ -137,14 +137,15 @@ static void carve(ccq_session *s, ccq_device_session *d)
     d->work = at;
 }
 
-/* Rows' places as the host fills them in, in one piece like the device's. */
+/* Rows' places as the host fills them in, in one piece like the device's, and what comes
+ * back of the router. */
 static ccq_code pin_places(const ccq_session *s, ccq_device_session *d, ccq_error *err)
 {
     const ccq_device_places *p = &d->places;
     size_t half = (size_t)s->m->arch->head_dim / 2;
     const char *first = (const char *)p->id;
-    d->places_bytes = (size_t)((const char *)(p->sin + (size_t)s->max_rows * half) - first);
-    int code = ccq_gpu_pin(d->gpu, d->places_bytes, &d->pinned);
+    size_t bytes = (size_t)((const char *)(p->sin + (size_t)s->max_rows * half) - first);
+    int code = ccq_gpu_pin(d->gpu, bytes + (size_t)(s->routed * s->max_rows), &d->pinned);
     char *at = d->pinned;
     if (code)
         return ccq_device_error(s->m->device, code, err);
@@ -158,6 +159,7 @@ static ccq_code pin_places(const ccq_session *s, ccq_device_session *d, ccq_erro
         .cos = (float *)(void *)(at + ((const char *)p->cos - first)),
         .sin = (float *)(void *)(at + ((const char *)p->sin - first)),
     };
+    d->host_nan = (uint8_t *)at + bytes;
     return CCQ_OK;
 }
 

@@ -34,8 +34,8 @@ struct ccq_device_session {
     void *work;
     /* the same places in pinned host memory */
     void *pinned;
-    size_t places_bytes;
     ccq_device_places host;
+    uint8_t *host_nan; /* [routed][max_rows] */
     ccq_gpu_graph *graph[CCQ_DEVICE_GRAPHS]; /* by rows */
     int seen[CCQ_DEVICE_GRAPHS];             /* steps of so many rows */
 };

@@ -276,13 +276,12 @@ static ccq_code take_routes(step *t, int64_t layers, ccq_error *err)
         did(t, ccq_gpu_download(g, s->ids, d->ids, n * k * sizeof *s->ids));
         did(t, ccq_gpu_download(g, s->weights, d->weights, n * k * sizeof *s->weights));
         did(t, ccq_gpu_download(g, s->margin, d->margin, n * sizeof *s->margin));
+        did(t, ccq_gpu_download(g, d->host_nan, d->nan, (size_t)(s->routed * s->max_rows)));
     }
     did(t, ccq_gpu_wait(g));
-    for (int64_t i = 0; i < layers && !t->code && !code; i++) {
-        did(t, ccq_gpu_download(g, s->nan_row, d->nan + i * s->max_rows, (size_t)t->rows));
-        if (!t->code)
-            code = check_nan(s, s->nan_row, layers == 1 ? s->layer : s->m->moe[i], err);
-    }
+    for (int64_t i = 0; i < layers && !t->code && !code; i++)
+        code = check_nan(s, d->host_nan + i * s->max_rows,
+                         s->m->options.layered ? s->layer : s->m->moe[i], err);
     return t->code ? result(t, err) : code;
 }
 
@@ -410,7 +409,7 @@ ccq_code ccq_device_mlp(ccq_session *s, const ccq_layer *l, float *x, ccq_error 
     return result(&t, err);
 }
 
-/* ---- Logits ------------------------------------------------------------------------------------ */
+/* ---- Logits ------------------------------------------------------------------------------ */
 
 static void head(step *t, int64_t n, const int32_t *pick, float *logits)
 {

@@ -331,7 +331,8 @@ static void tell(const bench *b, const layer *l, int skewed, const sample *s)
     floor_s = flop / b->mm > floor_s ? flop / b->mm : floor_s;
     if (b->json)
         printf("{\"bench\":\"gpu\",\"what\":\"%s\",\"model\":\"%s\",\"batch\":%lld,"
-               "\"routing\":\"%s\",\"rounding\":\"%s\",\"way\":\"%s\",\"active\":%.1f,\"most\":%.0f,\"bytes\":%.0f,"
+               "\"routing\":\"%s\",\"rounding\":\"%s\",\"way\":\"%s\",\"active\":%.1f,"
+               "\"most\":%.0f,\"bytes\":%.0f,"
                "\"ms\":%.4f,\"p10\":%.4f,\"p90\":%.4f,\"of_bw\":%.3f,\"of_mm\":%.3f,"
                "\"of_floor\":%.3f}\n",
                what, l->s->name, (long long)l->batch, skewed ? "zipf" : "uniform", rounding,
