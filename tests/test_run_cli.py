@@ -173,6 +173,11 @@ class Case(unittest.TestCase):
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return path
 
+    def few_tokens(self, count):
+        """Of those of the test: where it is about words, not figures."""
+        ids = tokens_of(MICRO / "tokens_test.npy", count)
+        return self.file("few.npy", npy("<i4", [count], ids))
+
     def copy_of_micro(self):
         path = self.dir / "model"
         path.mkdir()
@@ -306,7 +311,7 @@ class Statistics(Case):
 
     def test_settings_are_said(self):
         """Figures that are not those of the served weights say so wherever they stand."""
-        args = "--perplexity", MICRO / "tokens_test.npy", "--window", 512
+        args = "--perplexity", self.few_tokens(200), "--window", 64
         out, err = run(*args, MICRO)
         for word in "rounding", "OpenBLAS", "Set  ":
             self.assertNotIn(word, out + err)
@@ -795,7 +800,7 @@ class Memory(Case):
         self.assertIn(f"limit is {need - 1}", err)
         err = run(*args, "--mem-limit", 4096, MICRO, status=69)[1]
         self.assertIn(f"weights of {d['weight_bytes']} bytes", err)
-        two = "--baseline", MICRO, "--tokens", MICRO / "tokens_test.npy", "--window", 32
+        two = "--baseline", MICRO, "--tokens", self.few_tokens(1000), "--window", 32
         for limit, layered in (2 * d["weight_bytes"] - 1, True), ("200M", False):
             got = document("-j2", *two, "--mem-limit", limit, MICRO)
             self.assertEqual(got["layered"], layered)
