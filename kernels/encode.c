@@ -1,4 +1,5 @@
 #include "kernels/chosen.h"
+#include "kernels/column.h"
 
 #include <string.h>
 
@@ -29,11 +30,6 @@ typedef struct panel {
     const float *w; /* [k][16] */
     float *x;       /* columns scaled and in stored order, k apart */
 } panel;
-
-/* A group at l0 +- width. */
-typedef struct window {
-    int lo, hi;
-} window;
 
 /* A panel of one column, the panel's columns, their codes; then one column's. */
 size_t ccq_encode_scratch(int64_t k)
@@ -75,25 +71,6 @@ static float energies(work *x)
     return max;
 }
 
-/* s_j: the largest group gets local scale d. */
-static float super_scale(const ccq_book *book, float max_rms, int d)
-{
-    return ccq_round_bf16(1.13f * max_rms / (book->rms * (float)d));
-}
-
-/* Local scales to try: about the best one for a Gaussian group with the points
- * of this line (the rms is the line's own), l0 +- width. */
-static window local_window(const trial *t, float rms, int width)
-{
-    const float magic = 12582912.0f; /* rounds to even */
-    float l = 1.13f * rms / t->book->rms / t->s;
-    int l0;
-
-    l = l < 1.0f ? 1.0f : l > 15.0f ? 15.0f : l;
-    l0 = (int)((l + magic) - magic);
-    return (window){l0 - width < 1 ? 1 : l0 - width, l0 + width > 15 ? 15 : l0 + width};
-}
-
 /* One (line, s) over the whole column into x->now; keeps it if it is better.
  * Strict comparisons: ties go to l = 0, then the lowest l, and to the earlier
  * trial. */
@@ -106,7 +83,7 @@ static void try_scale(work *x, const ccq_book *book, float s, int width)
     t->s = s;
     x->ops->panel.units(x->x, x->k, 16.0f / s, x->u);
     for (int64_t g = 0; g < x->groups; g++) {
-        window r = local_window(t, x->rms[g], width);
+        ccq_window r = ccq_local_window(book->rms, s, x->rms[g], width);
         uint8_t best[MAX_TRIALS][BLOCKS];
         int32_t J[MAX_TRIALS];
         int64_t least = 0; /* 16 J + l: a minimum without branches */
@@ -133,25 +110,16 @@ static void try_scale(work *x, const ccq_book *book, float s, int width)
     x->now = old;
 }
 
-/* fast: one scale of the default line. normal: four scales of it, then every
- * line at the best of them. */
 static void choose(work *x, const ccq_encoder *enc, int effort)
 {
-    static const int divisors[] = {15, 14, 13, 12};
     const float max_rms = energies(x);
-    float s;
 
-    if (effort == CCQ_EFFORT_FAST) {
-        try_scale(x, &enc->book[0], super_scale(&enc->book[0], max_rms, 14), 2);
-        return;
+    for (int i = 0; i < ccq_trials(effort); i++) {
+        ccq_trial t = ccq_trial_at(effort, i);
+        const ccq_book *book = &enc->book[t.book];
+        float s = t.divisor ? ccq_super_scale(book->rms, max_rms, t.divisor) : x->best.s;
+        try_scale(x, book, s, t.width);
     }
-    for (int j = 0; j < 4; j++)
-        try_scale(x, &enc->book[0], super_scale(&enc->book[0], max_rms, divisors[j]), 3);
-    if (effort == CCQ_EFFORT_SCALES)
-        return;
-    s = x->best.s; /* the default line keeps its trial of the first stage */
-    for (int i = 1; i < CCQ_BOOKS; i++)
-        try_scale(x, &enc->book[i], s, 2);
 }
 
 /* ---- A panel ------------------------------------------------------------- */

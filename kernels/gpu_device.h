@@ -42,6 +42,8 @@ struct ccq_gpu {
     void *state; /* the device's own */
 };
 
+extern const ccq_gpu_encode_ops ccq_gpu_encode_host, ccq_gpu_encode_cuda;
+
 /* Fills gpu->error; returns code. */
 __attribute__((format(printf, 3, 4))) int ccq_gpu_fail(ccq_gpu *gpu, int code, const char *fmt,
                                                        ...);

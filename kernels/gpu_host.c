@@ -194,6 +194,7 @@ static const ccq_gpu_device device = {
     .recorded = recorded,
     .replay = replay,
     .graph_free = graph_free,
+    .encode = &ccq_gpu_encode_host,
 };
 
 int ccq_gpu_host_open(ccq_gpu *gpu, int index)

@@ -1,4 +1,5 @@
 /* Passes over a panel in plain C: the reference of all other instruction sets. */
+#include "kernels/column.h"
 #include "kernels/internal.h"
 #include "kernels/tile.h"
 
@@ -65,7 +66,7 @@ static float group_rms(const float *w)
         if (exact)
             q[j] = v[0] * v[0] + v[1] * v[1] + v[2] * v[2] + v[3] * v[3];
         else
-            q[j] = fmaf(v[3], v[3], fmaf(v[2], v[2], fmaf(v[1], v[1], v[0] * v[0])));
+            q[j] = ccq_block_energy(v);
     }
     for (int step = BLOCKS / 2; step > 0; step /= 2)
         for (int j = 0; j < step; j++)
@@ -79,19 +80,10 @@ static void rms(const float *x, int64_t groups, float *to)
         to[g] = group_rms(x + g * CCQ_GROUP);
 }
 
-/* Clamping first is the same, its bounds being integers, and leaves a range where
- * adding 1.5 * 2^23 rounds to even. */
 static void units(const float *x, int64_t k, float inv, int16_t *u)
 {
-    const float magic = 12582912.0f;
-
-    for (int64_t i = 0; i < k; i++) {
-        float p = x[i] * inv;
-        p = p < -32768.0f ? -32768.0f : p;
-        p = p > 32767.0f ? 32767.0f : p;
-        p = (p + magic) - magic;
-        u[i] = (int16_t)(int32_t)p;
-    }
+    for (int64_t i = 0; i < k; i++)
+        u[i] = ccq_unit(x[i], inv);
 }
 
 static void turn(const uint8_t *from, int64_t ld, uint8_t to[16][CCQ_PANEL])

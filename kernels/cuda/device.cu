@@ -195,7 +195,7 @@ static void close_cuda(ccq_gpu *gpu)
 static const ccq_gpu_device device = {
     CCQ_GPU_CUDA, close_cuda, room,   alloc,  release,  pin,    unpin,      after,   wait,
     upload,       download,   copy,   fill,   mark,     between, record,    recorded, replay,
-    graph_free,   nullptr,    nullptr, nullptr,
+    graph_free,   nullptr,    nullptr, &ccq_gpu_encode_cuda,
 };
 
 static int describe(ccq_gpu *gpu, int index)
