@@ -1,6 +1,7 @@
 /* A device of plain memory: everything is done at once, in order. Guard bands around every
  * allocation are looked at when it is freed. */
 #include "kernels/gpu_device.h"
+#include "kernels/gpu/wint2_device.h"
 #include "kernels/gpu_host.h"
 
 #include <stdlib.h>
@@ -194,6 +195,7 @@ static const ccq_gpu_device device = {
     .recorded = recorded,
     .replay = replay,
     .graph_free = graph_free,
+    .wint2 = &ccq_gpu_wint2_host,
     .encode = &ccq_gpu_encode_host,
 };
 

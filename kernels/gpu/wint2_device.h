@@ -1,0 +1,23 @@
+/* Between the files of kernels/gpu_wint2.h's devices. Not for callers outside kernels/. */
+#ifndef CCQ_KERNELS_GPU_WINT2_DEVICE_H
+#define CCQ_KERNELS_GPU_WINT2_DEVICE_H
+
+#include "kernels/gpu_device.h"
+#include "kernels/gpu_wint2.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+extern const ccq_gpu_wint2_ops ccq_gpu_wint2_host, ccq_gpu_wint2_cuda;
+
+int ccq_gpu_wint2_host_experts(ccq_gpu *gpu, const ccq_gpu_experts *p);
+int ccq_gpu_wint2_cuda_experts(ccq_gpu *gpu, const ccq_gpu_experts *p);
+size_t ccq_gpu_wint2_work(const ccq_gpu *gpu, int64_t experts, int64_t hidden, int64_t inter,
+                          int64_t rows);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
