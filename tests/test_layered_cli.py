@@ -174,7 +174,8 @@ class Memory(Case):
 
     def test_files(self):
         """They lie in TMPDIR, and nothing is left there; a bad TMPDIR is named."""
-        args = "--perplexity", TOKENS, "--window", 32, "--mem-limit", 1000000, MICRO
+        tokens = self.tokens(2000, 500)
+        args = "--perplexity", tokens, "--window", 32, "--mem-limit", 1000000, MICRO
         tmp = self.dir / "tmp"
         tmp.mkdir()
         err = run("-v", *args, env={"TMPDIR": str(tmp)})[1]
