@@ -9,6 +9,8 @@
 #ifndef CCQ_KERNELS_EXP_H
 #define CCQ_KERNELS_EXP_H
 
+#include "kernels/code.h"
+
 #include <stdint.h>
 
 #define CCQ_EXP_HIGH 89.0f  /* e^89 > FLT_MAX */
@@ -26,7 +28,7 @@
 #define CCQ_EXP_C7 0x1.9f085cp-13f
 
 /* 2^n for n = -127..127 as bits n + 127 << 23; anything for a NaN's n. */
-static inline float ccq_exp_power(uint32_t n)
+static inline CCQ_HD float ccq_exp_power(uint32_t n)
 {
     union { uint32_t u; float f; } x;
     x.u = (n + 127u) << 23;
@@ -34,7 +36,7 @@ static inline float ccq_exp_power(uint32_t n)
 }
 
 /* Error <= 1 ulp everywhere. exp(-inf) = 0, exp(inf) = inf, NaN stays NaN. */
-static inline float ccq_exp_inline(float x)
+static inline CCQ_HD float ccq_exp_inline(float x)
 {
     union { float f; uint32_t u; } t;
     float n, r, p;

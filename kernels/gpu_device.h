@@ -42,6 +42,7 @@ struct ccq_gpu {
     void *state; /* the device's own */
 };
 
+extern const ccq_gpu_model_ops ccq_gpu_model_host, ccq_gpu_model_cuda;
 extern const ccq_gpu_encode_ops ccq_gpu_encode_host, ccq_gpu_encode_cuda;
 
 /* Fills gpu->error; returns code. */

@@ -196,6 +196,7 @@ static const ccq_gpu_device device = {
     .replay = replay,
     .graph_free = graph_free,
     .wint2 = &ccq_gpu_wint2_host,
+    .model = &ccq_gpu_model_host,
     .encode = &ccq_gpu_encode_host,
 };
 

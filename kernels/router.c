@@ -1,8 +1,6 @@
 /* Which experts see a row, and the sum of what they answer. */
-#include "kernels/exp.h"
 #include "kernels/ops.h"
-
-#include <math.h>
+#include "kernels/router.h"
 
 enum { LANES = 8 }; /* experts summed side by side */
 
@@ -20,28 +18,15 @@ static void logits(const float *h, const float *w, int64_t hidden, int64_t exper
         l[j] = (float)sum[j];
 }
 
-/* exp(l - m). The difference alone would be off by 2^-20 at p = 1e-13; the bits
- * that it loses come back as a first-order factor. */
-static float exp_difference(float l, float m)
-{
-    double exact = (double)l - (double)m;
-    float d = (float)exact, lost = (float)(exact - (double)d), p = ccq_exp_inline(d);
-
-    return p > 0 ? __builtin_fmaf(p, lost, p) : p; /* l = -inf: lost is NaN */
-}
-
 /* In place; returns -1 when the sum is not a number. */
 static int softmax(float *p, int64_t count)
 {
-    float m = -INFINITY, sum = 0;
+    float m = ccq_router_max(p, count), sum;
     int64_t e;
 
     for (e = 0; e < count; e++)
-        m = p[e] > m ? p[e] : m;
-    for (e = 0; e < count; e++) {
-        p[e] = exp_difference(p[e], m);
-        sum += p[e];
-    }
+        p[e] = ccq_router_exp(p[e], m);
+    sum = ccq_router_sum(p, count);
     for (e = 0; e < count; e++)
         p[e] = p[e] / sum;
     return sum == sum ? 0 : -1;
@@ -56,7 +41,7 @@ static int32_t best(const float *score, int64_t experts, const int32_t *ids, int
     for (e = 0; e < experts; e++) {
         for (i = 0; i < taken && ids[i] != e; i++)
             ;
-        if (i == taken && (found < 0 || score[e] > score[found]))
+        if (i == taken && (found < 0 || ccq_router_ahead(score, e, found)))
             found = e;
     }
     return found;

@@ -1,6 +1,6 @@
 /* Devices, memory and streams of CUDA. The runtime is linked in, so that a program starts
  * where there is no driver. */
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/blas.cuh"
 
 #include <cstdio>
 #include <cstdlib>
@@ -179,6 +179,7 @@ static void close_cuda(ccq_gpu *gpu)
 {
     ccq_cuda *c = ccq_cuda_of(gpu);
     cudaDeviceSynchronize();
+    ccq_cuda_blas_close(c->blas);
     for (int i = 0; i < CCQ_GPU_QUEUES; i++)
         if (c->stream[i])
             cudaStreamDestroy(c->stream[i]);
@@ -195,7 +196,7 @@ static void close_cuda(ccq_gpu *gpu)
 static const ccq_gpu_device device = {
     CCQ_GPU_CUDA, close_cuda, room,   alloc,  release,  pin,    unpin,      after,   wait,
     upload,       download,   copy,   fill,   mark,     between, record,    recorded, replay,
-    graph_free,   nullptr,    nullptr, &ccq_gpu_encode_cuda,
+    graph_free,   &ccq_gpu_model_cuda, nullptr, &ccq_gpu_encode_cuda,
 };
 
 static int describe(ccq_gpu *gpu, int index)
