@@ -123,6 +123,17 @@ class Bytes(Case):
             self.assertEqual(len(made), 1, options)
 
 
+class Threads(Case):
+    def test_default(self):
+        """As many as this process may run on, not as the machine has."""
+        cores = sorted(os.sched_getaffinity(0))
+        for allowed in (cores[:1], cores):
+            said, _ = self.quantize(self.small,
+                                    preexec_fn=lambda a=allowed: os.sched_setaffinity(0, a))
+            self.assertLessEqual(said["threads"], len(allowed))  # a quota may allow less
+            self.assertGreater(said["threads"], 0)
+
+
 class Memory(Case):
     def test_too_small(self):
         least = self.plan(self.wide)["memory_least_bytes"]
