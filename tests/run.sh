@@ -154,20 +154,29 @@ sanitize() {
   unset ASAN_OPTIONS UBSAN_OPTIONS
 }
 
-# Of resume what has several threads or processes at work on one output.
+# Of each program what has several threads at work on one thing, and of those the small ones.
 threads() {
   export TSAN_OPTIONS=halt_on_error=1
   ccq_targets='tools/ccq-quantize tools/ccq-inspect tools/ccq-run tests/make_checkpoint
-    tests/quantize_faults tests/test_ring tests/test_quantize tests/test_run tests/test_layered'
+    tests/quantize_faults tests/test_ring tests/test_quantize'
   build_with gcc build-thread -Db_sanitize=thread -Db_lundef=false -Dbuildtype=debugoptimized \
     -Dopenblas=disabled -Dsentencepiece=disabled && {
-    run_tests build-thread --timeout-multiplier 10 ring quantize pipeline run layered
-    run_tests build-thread --timeout-multiplier 10 resume --test-args \
-      'Kills.test_random Kills.test_every_call Failing.test_threads World.test_at_once'
-    run_tests build-thread --timeout-multiplier 10 calibration_cli --test-args Job.test_resume
+    run_tests build-thread --timeout-multiplier 10 ring quantize
+    part pipeline Bytes.test_threads_and_instruction_sets Bytes.test_blocks_leave_no_trace Failures
+    part resume Kills.test_random Kills.test_every_call Failing.test_threads World.test_at_once
+    part calibration_cli Job.test_resume
+    part run_cli Bits.test_threads_batch_chunk_isa
+    part layered_cli Figures.test_perplexity
   }
   ccq_targets=
   unset TSAN_OPTIONS
+}
+
+# part TEST CASE...: some cases of one of build-thread's tests
+part() {
+  name=$1
+  shift
+  run_tests build-thread --timeout-multiplier 10 "$name" --test-args "$*"
 }
 
 # What nvcc made: in the default build, or in one with an nvcc from PyPI.
