@@ -37,12 +37,12 @@ typedef struct ccq_gpu_wint2_found {
 /* The experts' work on one step: for every place i of from (rows sorted by expert, as
  * ccq_gpu_sort leaves them)
  *     gu = R(x[from[i]] . up_gate); a = R(silu(gate) * up); y[i] = R(a . down)
- * x: [..][up_gate.k]. up_gate, down: [experts] in device memory. rounding: CCQ_ROUND_FUSED
- * rounds weights as FastDeploy does and R to bf16; CCQ_ROUND_NONE rounds nothing but x. order:
- * CCQ_ORDER_* of the rows of both matrices. rows: start[experts], most: rows of the busiest
+ * x: [..][up_gate.k]. up_gate, down: [experts] in device memory. rounding: CCQ_ROUND_FUSED,
+ * CCQ_ROUND_UNZIP: weights are rounded as FastDeploy does, and R is to bf16; CCQ_ROUND_NONE: no
+ * weight is rounded, and R rounds with round = 1 alone. order: CCQ_ORDER_* of the rows of both matrices. rows: start[experts], most: rows of the busiest
  * expert at most (the grid is made of it; when recorded, the number of rows of the step).
- * large = 1 goes by way of dequantized weights and dense products, waits for `start`, and
- * cannot be recorded: for many rows an expert. work: wint2_work() bytes. */
+ * large = 1: kernels for many rows an expert, which may wait for `start`, and are
+ * not to be recorded. work: wint2_work() bytes. */
 typedef struct ccq_gpu_experts {
     const ccq_gpu_matrix *up_gate, *down;           /* device */
     const ccq_gpu_matrix *host_up_gate, *host_down; /* host: the same */
@@ -51,7 +51,7 @@ typedef struct ccq_gpu_experts {
     int64_t ldx;
     const int32_t *start, *from;
     int64_t rows, most;
-    int rounding, order, large;
+    int rounding, round, order, large;
     float *y; /* [rows][hidden] */
     void *work;
 } ccq_gpu_experts;

@@ -1,7 +1,7 @@
 /* Experts of few rows on the host device. Tensor cores are a function over the fragments of a
  * warp's 32 lanes. */
 #include "kernels/gpu/wint2_device.h"
-#include "kernels/gpu/wint2_plan.h"
+#include "kernels/gpu/wint2_wide.h"
 
 #include <stdlib.h>
 
@@ -80,12 +80,11 @@ static void multiply(ccq_w2_shape s, int form, int64_t left, ccq_w2_thread *t,
     float d[LANES][4];
 
     for (int lane = 0; lane < LANES; lane++) {
-        ccq_w2_load_b(s, t + lane, slot, j, o, b[lane]);
-        memcpy(d[lane], t[lane].sum[tile][j], sizeof d[lane]);
-        if (form == CCQ_W2_FORM_G) {
+        ccq_w2_load_b(t + lane, slot, j, o, b[lane]);
+        if (form == CCQ_W2_FORM_G)
             ccq_w2_load_start(s, t + lane, slot, j, o, d[lane]);
-            memcpy(d[lane] + 2, d[lane], 2 * sizeof d[lane][0]);
-        }
+        else
+            memcpy(d[lane], t[lane].sum[tile][j], sizeof d[lane]);
     }
     for (int m = 0; m < 4; m++)
         mma(form, m, rows, a, b, d);
@@ -106,7 +105,9 @@ static void warp_step(ccq_w2_shape s, int form, const ccq_w2_block *b, ccq_w2_th
     for (int o = 0; o < 2; o++)
         for (int tile = 0; tile < 2; tile++) {
             for (int lane = 0; lane < LANES; lane++)
-                ccq_w2_load_a(form, b->exact, t + lane, slot, tile, o, a[lane], local[lane]);
+                ccq_w2_load_a(form, b->exact, t + lane, slot,
+                              ccq_w2_load_locals(t + lane, slot, tile), tile, o, a[lane],
+                              local[lane]);
             for (int j = 0; j < s.nt; j++)
                 multiply(s, form, b->left, t, slot, tile, j, o, a, local);
         }
@@ -119,24 +120,23 @@ static void run_pass(ccq_w2_shape s, const ccq_w2_gemm *p, const ccq_w2_block *b
                      ccq_w2_thread *t, uint8_t *shared)
 {
     int threads = ccq_w2_threads(s);
-    int64_t most = 0;
+    int most = 0;
 
     for (int i = 0; i < threads; i++) {
         ccq_w2_thread_init(s, p, b, i, t + i);
-        ccq_w2_clear(s, b, i, shared);
         most = t[i].blocks > most ? t[i].blocks : most;
     }
-    for (int64_t it = 0; it < most; it++) {
+    for (int it = 0; it < most; it++) {
         uint8_t *slot = shared + it % s.stages * ccq_w2_slot_bytes(s);
         for (int i = 0; i < threads; i++)
             if (it < t[i].blocks)
-                ccq_w2_fetch(s, p, b, t + i, slot);
+                ccq_w2_fetch(s, p, t + i, slot);
         for (int i = 0; i < threads; i += LANES)
             if (it < t[i].blocks)
                 warp_step(s, p->form, b, t + i, slot);
     }
     for (int i = 0; i < threads; i++)
-        ccq_w2_leave(s, t + i, shared);
+        ccq_w2_leave(s, t + i, i, shared);
     for (int i = 0; i < threads; i++)
         ccq_w2_put(s, p, b, shared, i);
 }
@@ -177,6 +177,8 @@ int ccq_gpu_wint2_host_experts(ccq_gpu *gpu, const ccq_gpu_experts *p)
 
     if (code || !p->rows)
         return code;
+    if (p->large && ccq_w2_wide_takes(p))
+        return ccq_gpu_wint2_host_wide(gpu, p);
     plan = ccq_w2_plan_of(p);
     stage(&plan.x);
     code = gemm(gpu, &plan.up_gate, p->experts);

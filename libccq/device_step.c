@@ -179,7 +179,7 @@ static void wint2_experts(step *t)
         .host_up_gate = l->matrix[0], .host_down = l->matrix[1], .experts = a->experts,
         .hidden = a->hidden, .inter = a->moe_inter, .x = d->h, .ldx = a->hidden,
         .start = d->start, .from = d->from, .rows = t->rows * a->moe_k, .most = t->rows,
-        .rounding = t->s->m->options.rounding, .order = t->s->m->arch->order,
+        .rounding = t->s->m->options.rounding, .round = 1, .order = t->s->m->arch->order,
         .large = !is_few(t), .y = d->yg, .work = d->work};
     did(t, ccq_gpu_wint2(d->gpu)->experts(d->gpu, &p));
 }

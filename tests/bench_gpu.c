@@ -307,7 +307,7 @@ static void layer_once(bench *b, void *ctx, int turn)
         .up_gate = l->device[0], .down = l->device[1], .host_up_gate = l->host[0],
         .host_down = l->host[1], .experts = s->experts, .hidden = s->hidden, .inter = s->inter,
         .x = l->x, .ldx = s->hidden, .start = r->start, .from = r->from, .rows = l->batch * s->k,
-        .most = l->batch, .rounding = l->rounding, .order = CCQ_ORDER_FASTDEPLOY,
+        .most = l->batch, .rounding = l->rounding, .round = 1, .order = CCQ_ORDER_FASTDEPLOY,
         .large = l->large, .y = l->y, .work = l->work};
     ccq_gpu_combine c = {l->y, l->weights, r->place, l->batch, s->k, s->hidden, 1, 0,
                          l->rounding == CCQ_ROUND_FUSED, l->t};

@@ -110,19 +110,26 @@ CCQ_INLINE void ccq_gpu_few_begin(const ccq_gpu_few *p, int type, int rows, int6
 CCQ_INLINE void ccq_gpu_few_stage(const ccq_gpu_few *p, int type, int rows, int64_t k0, int t,
                                   ccq_gpu_few_shared *s)
 {
-    int count = ccq_gpu_few_chunk(type) * rows;
+    int count = ccq_gpu_few_chunk(type) * rows, steps = (count - 1) / CCQ_GPU_THREADS + 1;
+    float x[16];
 
-    for (int i = t; i < count; i += CCQ_GPU_THREADS) {
-        int k = i / rows, r = i % rows, to = k;
-        float x = k0 + k < p->w.k && r < p->rows ? p->x[r * p->ldx + k0 + k] : 0;
+    CCQ_UNROLL
+    for (int j = 0; j < steps; j++) {
+        int i = t + j * CCQ_GPU_THREADS, k = i / rows, r = i % rows;
+        x[j] = i < count && k0 + k < p->w.k && r < p->rows ? p->x[r * p->ldx + k0 + k] : 0;
+    }
+    CCQ_UNROLL
+    for (int j = 0; j < steps; j++) {
+        int i = t + j * CCQ_GPU_THREADS, k = i / rows;
         if (type == CCQ_W_WINT2)
-            to = (int)ccq_wint2_stored_row(k, p->w.order);
-        s->f[ccq_gpu_few_at(type, rows, to) + r] = x;
+            k = (int)ccq_wint2_stored_row(k, p->w.order);
+        if (i < count)
+            s->f[ccq_gpu_few_at(type, rows, k) + i % rows] = x[j];
     }
 }
 
-CCQ_INLINE void ccq_gpu_few_load_k(const ccq_gpu_few *p, int type, int64_t c0, int64_t k0, int t,
-                                   ccq_gpu_few_thread *r)
+CCQ_INLINE void ccq_gpu_few_load_k(const ccq_gpu_few *p, int type, int wide, int64_t c0,
+                                   int64_t k0, int t, ccq_gpu_few_thread *r)
 {
     CCQ_UNROLL
     for (int i = 0; i < 8; i++) {
@@ -130,7 +137,7 @@ CCQ_INLINE void ccq_gpu_few_load_k(const ccq_gpu_few *p, int type, int64_t c0, i
         int64_t c = c0 + ccq_gpu_few_column(type, t, i % 4);
         r->raw[4 * i] = r->raw[4 * i + 1] = r->raw[4 * i + 2] = r->raw[4 * i + 3] = 0;
         if (k < p->w.k && c < p->w.n)
-            ccq_gpu_unit_load(&p->w, type, p->wide, k, c, r->raw + 4 * i);
+            ccq_gpu_unit_load(&p->w, type, wide, k, c, r->raw + 4 * i);
     }
 }
 
@@ -140,8 +147,8 @@ CCQ_INLINE int ccq_gpu_few_steps(int type)
     return ccq_gpu_few_chunk(type) / (type == CCQ_W_WINT2 ? 128 : 32);
 }
 
-CCQ_INLINE void ccq_gpu_few_load_n(const ccq_gpu_few *p, int type, int64_t c0, int64_t k0, int t,
-                                   ccq_gpu_few_thread *r)
+CCQ_INLINE void ccq_gpu_few_load_n(const ccq_gpu_few *p, int type, int wide, int64_t c0,
+                                   int64_t k0, int t, ccq_gpu_few_thread *r)
 {
     int bytes = ccq_gpu_octet_bytes(type), words = 2 * bytes;
     int64_t c = c0 + ccq_gpu_few_column(type, t, 0);
@@ -153,10 +160,12 @@ CCQ_INLINE void ccq_gpu_few_load_n(const ccq_gpu_few *p, int type, int64_t c0, i
         CCQ_UNROLL
         for (int j = 0; j < words; j++)
             r->raw[words * i + j] = 0;
+        if (type == CCQ_W_WINT2)
+            r->raw[8 + 2 * i] = r->raw[9 + 2 * i] = 0;
         if (inside)
-            ccq_gpu_octet_load(p->w.data, bytes, p->wide, p->w.n, row, c, r->raw + words * i);
+            ccq_gpu_octet_load(p->w.data, bytes, wide, p->w.n, row, c, r->raw + words * i);
         if (type == CCQ_W_WINT2 && inside)
-            ccq_gpu_octet_load(p->w.local, 1, p->wide, p->w.n, row / 32, c, r->raw + 8 + 2 * i);
+            ccq_gpu_octet_load(p->w.local, 1, wide, p->w.n, row / 32, c, r->raw + 8 + 2 * i);
         if (type == CCQ_W_FP8 && i % 4 == 0)
             r->scale[i / 4] = inside ? ccq_gpu_block_scale(&p->w, row, c) : 0;
     }
@@ -168,10 +177,14 @@ CCQ_INLINE void ccq_gpu_few_load(const ccq_gpu_few *p, int type, int rows, int64
 {
     int64_t c0 = tile * ccq_gpu_few_tile(type), k0 = chunk * ccq_gpu_few_chunk(type);
 
-    if (ccq_gpu_along_k(type))
-        ccq_gpu_few_load_k(p, type, c0, k0, t, r);
+    if (ccq_gpu_along_k(type) && (type != CCQ_W_BF16_T || p->wide))
+        ccq_gpu_few_load_k(p, type, 1, c0, k0, t, r);
+    else if (ccq_gpu_along_k(type))
+        ccq_gpu_few_load_k(p, type, 0, c0, k0, t, r);
+    else if (p->wide)
+        ccq_gpu_few_load_n(p, type, 1, c0, k0, t, r);
     else
-        ccq_gpu_few_load_n(p, type, c0, k0, t, r);
+        ccq_gpu_few_load_n(p, type, 0, c0, k0, t, r);
     ccq_gpu_few_stage(p, type, rows, k0, t, s);
 }
 

@@ -106,7 +106,7 @@ CCQ_W2_FN float ccq_w2_local(uint32_t bytes, int u, int o)
 {
     int shift = 8 * u + (o ? 0 : 4);
     uint32_t base = (uint32_t)(150 - shift) << 23;
-    return ccq_w2_float((bytes & 15u << shift) | base) - ccq_w2_float(base);
+    return ccq_w2_float(ccq_w2_masked(bytes, 15u << shift, base)) - ccq_w2_float(base);
 }
 
 /* A group's scale as the form wants it. G: l. W, B: in both halves. U: l * super. */
@@ -126,7 +126,7 @@ CCQ_W2_FN uint32_t ccq_w2_scale(int form, float local, float super)
 CCQ_W2_FN uint32_t ccq_w2_field_g(uint32_t uppers, int j)
 {
     uint32_t q = j & 2 ? uppers >> 6 : uppers;
-    return (q & (j & 1 ? 0x03F003F0u : 0x007E007Eu)) | 0x64006400u;
+    return ccq_w2_masked(q, j & 1 ? 0x03F003F0u : 0x007E007Eu, 0x64006400u);
 }
 
 /* (field - 1024 - 32 steps) / steps * l, fp16: 2 l / 4 is l / 2, 16 l / 256 is l / 16. */
@@ -141,7 +141,7 @@ CCQ_W2_FN uint32_t ccq_w2_field_w(uint32_t uppers, int j, uint32_t local)
  * the one rounding. -0 is what adds nothing, the sign of a zero included. */
 CCQ_W2_FN uint32_t ccq_w2_field_b(uint32_t uppers, int j, uint32_t scale)
 {
-    uint32_t field = (uppers >> (3 * j) & 0x007E007Eu) | 0x43004300u;
+    uint32_t field = ccq_w2_masked(uppers >> (3 * j), 0x007E007Eu, 0x43004300u);
     uint32_t value = ccq_w2_fma_bf16(field, 0x3F003F00u, 0xC2C0C2C0u);
     return ccq_w2_fma_bf16(value, scale, 0x80008000u);
 }

@@ -5,7 +5,9 @@
  * and x pass through a ring of `stages` slots in shared memory:
  *     per warp: codes of two tiles (2 * 512), their local scales (2 * 16)
  *     per split: 8 * nt rows of x (272 each)
- * then every warp leaves its sums there, and they are added in the order of the splits. */
+ *     per split: what sums start from, as the lanes want it (form G; 128 * nt)
+ * Rows of x that are not there are not fetched, and what they give is not looked at. At the end
+ * every warp leaves its sums there, and they are added in the order of the splits. */
 #ifndef CCQ_KERNELS_GPU_WINT2_GEMM_H
 #define CCQ_KERNELS_GPU_WINT2_GEMM_H
 
@@ -15,7 +17,8 @@
 
 enum {
     CCQ_W2_WARP_BYTES = 2 * (CCQ_W2_CODES + CCQ_W2_LOCALS),
-    CCQ_W2_MOST = 4 /* nt */
+    CCQ_W2_START = 128, /* of 8 rows: two groups of four lanes' four floats */
+    CCQ_W2_MOST = 4     /* nt */
 };
 
 /* Constants of a kernel. */
@@ -27,7 +30,7 @@ typedef struct ccq_w2_shape {
  * is shared by more columns. */
 CCQ_W2_FN ccq_w2_shape ccq_w2_shape_of(int nt)
 {
-    ccq_w2_shape s = {nt, nt == 1 ? 4 : 2, nt == 1 ? 2 : 4, nt == 4 ? 3 : 4};
+    ccq_w2_shape s = {nt, nt == 1 ? 4 : 2, nt == 1 ? 2 : 4, 6};
     return s;
 }
 
@@ -44,9 +47,10 @@ typedef struct ccq_w2_gemm {
     const uint8_t *x; /* staged rows of all places */
     const int32_t *tau;
     int64_t k, n; /* of every matrix */
-    int form, order, swiglu;
+    int form, round, order, swiglu;
     uint8_t *h; /* swiglu, but for form G: staged rows of n / 2 */
     float *y;   /* else: [places][n], with swiglu [places][n / 2] */
+    int64_t rows; /* places there are */
 } ccq_w2_gemm;
 
 /* What all threads of a block know. */
@@ -57,11 +61,15 @@ typedef struct ccq_w2_block {
     int exact;
 } ccq_w2_block;
 
-/* One thread. Pointers: what it fetches next. */
+/* One thread. Pointers: what it fetches next. Offsets are in a slot. */
 typedef struct ccq_w2_thread {
-    int warp, lane, split, pair, peer; /* peer: number among the threads of its split */
-    int64_t begin, blocks;             /* rows of its split, in blocks */
+    int split, pair, blocks; /* blocks of 128 rows of its split */
+    uint32_t one, step;      /* 1, and rows there are, as the compiler does not know them */
     const uint8_t *codes[2], *locals, *x, *start;
+    int put_codes, put_locals, put_x, put_start;
+    int left; /* rows of the pass, from that of the first piece of x on */
+    int fetches; /* 1: local scales, 2: what sums start from */
+    int at_locals, at_x, at_start;
     ccq_w2_line line[2][2]; /* [tile][u] */
     float super[2][2];
     float sum[2][CCQ_W2_MOST][4];
@@ -74,9 +82,14 @@ CCQ_W2_FN int ccq_w2_x_slot(ccq_w2_shape s)
     return s.ks * s.cw * CCQ_W2_WARP_BYTES;
 }
 
-CCQ_W2_FN int ccq_w2_slot_bytes(ccq_w2_shape s)
+CCQ_W2_FN int ccq_w2_start_slot(ccq_w2_shape s)
 {
     return ccq_w2_x_slot(s) + s.ks * s.nt * CCQ_W2_TOKENS * CCQ_W2_X;
+}
+
+CCQ_W2_FN int ccq_w2_slot_bytes(ccq_w2_shape s)
+{
+    return ccq_w2_start_slot(s) + s.ks * s.nt * CCQ_W2_START;
 }
 
 /* Sums at the end need less. */
@@ -114,51 +127,79 @@ CCQ_W2_FN void ccq_w2_block_next(ccq_w2_shape s, ccq_w2_block *b)
     b->left -= s.nt * CCQ_W2_TOKENS;
 }
 
+/* On a device: what was worked out stays in registers, and is not worked out again in every
+ * turn of the loop, which compilers take for the better thing. */
+CCQ_W2_FN void ccq_w2_thread_keep(ccq_w2_thread *t)
+{
+#ifdef __CUDA_ARCH__
+    int lane = (int)(threadIdx.x % 32);
+    t->one = __shfl_sync(~0u, t->one, lane);
+    t->step = __shfl_sync(~0u, t->step, lane);
+    t->put_codes = __shfl_sync(~0u, t->put_codes, lane);
+    t->put_locals = __shfl_sync(~0u, t->put_locals, lane);
+    t->put_x = __shfl_sync(~0u, t->put_x, lane);
+    t->put_start = __shfl_sync(~0u, t->put_start, lane);
+    t->left = __shfl_sync(~0u, t->left, lane);
+    t->fetches = __shfl_sync(~0u, t->fetches, lane);
+    t->at_locals = __shfl_sync(~0u, t->at_locals, lane);
+    t->at_x = __shfl_sync(~0u, t->at_x, lane);
+    t->at_start = __shfl_sync(~0u, t->at_start, lane);
+#else
+    (void)t;
+#endif
+}
+
+/* Where the thread finds and puts its share of x. peer: its number in the split. What sums
+ * start from is laid out as tensor cores hold it, sums of rows 2t, 2t + 1, 2t, 2t + 1. */
+CCQ_W2_FN void ccq_w2_thread_x(ccq_w2_shape s, const ccq_w2_gemm *p, const ccq_w2_block *b,
+                               int peer, int64_t begin, ccq_w2_thread *t)
+{
+    int x = ccq_w2_x_slot(s) + t->split * (s.nt * CCQ_W2_TOKENS * CCQ_W2_X);
+    int token = peer / 16 % s.nt * 8 + peer / 4 % 4 * 2 + peer % 2, group = peer / (16 * s.nt);
+
+    t->left = (b->left < 8 * s.nt ? (int)b->left : 8 * s.nt) - peer / 16;
+    t->fetches = peer % 32 < 2 ? 1 : 0;
+    if (p->form == CCQ_W2_FORM_G && group < 2 && token < b->left)
+        t->fetches |= 2;
+    t->x = p->x + ccq_w2_x_block(b->first + peer / 16, begin, p->rows) + peer % 16 * 16;
+    t->start = p->x + ccq_w2_x_block(b->first + token, begin, p->rows) + CCQ_W2_X_START +
+               group * 4;
+    t->put_x = x + peer / 16 * CCQ_W2_X + peer % 16 * 16;
+    t->put_start = ccq_w2_start_slot(s) + t->split * (s.nt * CCQ_W2_START) + peer * 4;
+    t->at_x = x + peer % 32 / 4 * CCQ_W2_X + peer % 4 * 32;
+    t->at_start = t->put_start - peer * 4 + peer % 4 * 16;
+}
+
 CCQ_W2_FN void ccq_w2_thread_init(ccq_w2_shape s, const ccq_w2_gemm *p, const ccq_w2_block *b,
                                   int thread, ccq_w2_thread *t)
 {
-    int64_t blocks = p->k / CCQ_W2_BLOCK, tile, row = blocks * CCQ_W2_X;
-    int i, u;
+    int64_t blocks = p->k / CCQ_W2_BLOCK, tile, begin;
+    int lane = thread % 32, i, u;
 
-    t->warp = thread / 32;
-    t->lane = thread % 32;
-    t->split = t->warp / s.cw;
-    t->pair = t->warp % s.cw;
-    t->peer = thread % (32 * s.cw);
-    t->begin = blocks * t->split / s.ks;
-    t->blocks = blocks * (t->split + 1) / s.ks - t->begin;
+    t->split = thread / 32 / s.cw;
+    t->pair = thread / 32 % s.cw;
+    begin = blocks * t->split / s.ks;
+    t->blocks = (int)(blocks * (t->split + 1) / s.ks - begin);
     tile = 2 * (b->pair + t->pair);
     CCQ_W2_UNROLL
     for (i = 0; i < 2; i++) {
-        int64_t piece = ccq_w2_piece(tile + i, t->begin, p->k);
-        t->codes[i] = b->m.codes + piece * CCQ_W2_CODES + t->lane * 16;
+        t->codes[i] = b->m.codes + ccq_w2_piece(tile + i, begin, p->k) * CCQ_W2_CODES + lane * 16;
         CCQ_W2_UNROLL
         for (u = 0; u < 2; u++) {
-            int64_t c = (tile + i) * CCQ_W2_TILE + t->lane / 4 + 8 * u;
+            int64_t c = (tile + i) * CCQ_W2_TILE + lane / 4 + 8 * u;
             t->line[i][u] = ccq_w2_line_of(&b->m, c, b->exact);
             t->super[i][u] = b->m.super[c];
         }
     }
-    t->locals = b->m.locals + ccq_w2_piece(tile + t->lane % 2, t->begin, p->k) * CCQ_W2_LOCALS;
-    t->x = p->x + (b->first + t->peer / 16) * row + t->begin * CCQ_W2_X + t->peer % 16 * 16;
-    t->start = p->x + (b->first + t->peer) * row + t->begin * CCQ_W2_X + CCQ_W2_X_START;
+    t->locals = b->m.locals + ccq_w2_piece(tile + lane % 2, begin, p->k) * CCQ_W2_LOCALS;
+    t->put_codes = thread / 32 * CCQ_W2_WARP_BYTES + lane * 16;
+    t->put_locals = thread / 32 * CCQ_W2_WARP_BYTES + 2 * CCQ_W2_CODES + lane * CCQ_W2_LOCALS;
+    t->at_locals = thread / 32 * CCQ_W2_WARP_BYTES + 2 * CCQ_W2_CODES + lane / 4 * 2;
+    ccq_w2_thread_x(s, p, b, thread % (32 * s.cw), begin, t);
+    t->one = 1;
+    t->step = (uint32_t)p->rows;
+    ccq_w2_thread_keep(t);
     memset(t->sum, 0, sizeof t->sum);
-}
-
-/* Rows of x that are not there are zeros in every slot; nothing is fetched there. */
-CCQ_W2_FN void ccq_w2_clear(ccq_w2_shape s, const ccq_w2_block *b, int thread, uint8_t *shared)
-{
-    int rows = s.nt * CCQ_W2_TOKENS, pieces = CCQ_W2_X / 16;
-    int left = b->left < rows ? (int)b->left : rows, missing = (rows - left) * pieces;
-    const uint32_t zero[4] = {0, 0, 0, 0};
-    int i, part;
-
-    for (part = 0; part < s.stages * s.ks; part++) {
-        uint8_t *x = shared + part / s.ks * ccq_w2_slot_bytes(s) + ccq_w2_x_slot(s) +
-                     part % s.ks * rows * CCQ_W2_X + left * CCQ_W2_X;
-        for (i = thread; i < missing; i += ccq_w2_threads(s))
-            ccq_w2_store16(x + i * 16, zero);
-    }
 }
 
 /* ---- Fetching ------------------------------------------------------------ */
@@ -174,80 +215,113 @@ CCQ_W2_FN void ccq_w2_fetch16(uint8_t *to, const uint8_t *from)
 #endif
 }
 
-/* The thread's share of the next block of its split, into a slot. */
-CCQ_W2_FN void ccq_w2_fetch(ccq_w2_shape s, const ccq_w2_gemm *p, const ccq_w2_block *b,
-                            ccq_w2_thread *t, uint8_t *slot)
+CCQ_W2_FN void ccq_w2_fetch4(uint8_t *to, const uint8_t *from)
 {
-    uint8_t *own = slot + t->warp * CCQ_W2_WARP_BYTES;
-    uint8_t *x = slot + ccq_w2_x_slot(s) + t->split * (s.nt * CCQ_W2_TOKENS * CCQ_W2_X);
-    int64_t row = p->k / CCQ_W2_BLOCK * CCQ_W2_X;
+#ifdef __CUDA_ARCH__
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::
+                 "r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from) : "memory");
+#else
+    memcpy(to, from, 4);
+#endif
+}
+
+/* p + count * size, in one instruction. */
+CCQ_W2_FN const uint8_t *ccq_w2_forward(const uint8_t *p, uint32_t count, uint32_t size)
+{
+#ifdef __CUDA_ARCH__
+    const uint8_t *to;
+    asm("mad.wide.u32 %0, %1, %2, %3;" : "=l"(to) : "r"(count), "r"(size), "l"(p));
+    return to;
+#else
+    return p + (uint64_t)count * size;
+#endif
+}
+
+/* The thread's share of the next block of its split, into a slot. */
+CCQ_W2_FN void ccq_w2_fetch(ccq_w2_shape s, const ccq_w2_gemm *p, ccq_w2_thread *t, uint8_t *slot)
+{
     int i;
 
     CCQ_W2_UNROLL
     for (i = 0; i < 2; i++) {
-        ccq_w2_fetch16(own + i * CCQ_W2_CODES + t->lane * 16, t->codes[i]);
-        t->codes[i] += CCQ_W2_CODES;
+        ccq_w2_fetch16(slot + t->put_codes + i * CCQ_W2_CODES, t->codes[i]);
+        t->codes[i] = ccq_w2_forward(t->codes[i], t->one, CCQ_W2_CODES);
     }
-    if (t->lane < 2)
-        ccq_w2_fetch16(own + 2 * CCQ_W2_CODES + t->lane * CCQ_W2_LOCALS, t->locals);
-    t->locals += CCQ_W2_LOCALS;
+    if (t->fetches & 1)
+        ccq_w2_fetch16(slot + t->put_locals, t->locals);
+    t->locals = ccq_w2_forward(t->locals, t->one, CCQ_W2_LOCALS);
     CCQ_W2_UNROLL
-    for (i = 0; i < s.nt * CCQ_W2_TOKENS / (2 * s.cw); i++) {
-        int token = t->peer / 16 + i * 2 * s.cw;
-        if (token < b->left)
-            ccq_w2_fetch16(x + token * CCQ_W2_X + t->peer % 16 * 16, t->x + i * 2 * s.cw * row);
+    for (i = 0; i < s.nt * 8; i += 2 * s.cw)
+        if (t->left > i)
+            ccq_w2_fetch16(slot + t->put_x + i * CCQ_W2_X, t->x + i * CCQ_W2_X);
+    t->x = ccq_w2_forward(t->x, t->step, CCQ_W2_X);
+    if (p->form == CCQ_W2_FORM_G) {
+        if (t->fetches & 2)
+            ccq_w2_fetch4(slot + t->put_start, t->start);
+        t->start = ccq_w2_forward(t->start, t->step, CCQ_W2_X);
     }
-    t->x += CCQ_W2_X;
-    if (p->form == CCQ_W2_FORM_G && t->peer < s.nt * CCQ_W2_TOKENS && t->peer < b->left)
-        ccq_w2_fetch16(x + t->peer * CCQ_W2_X + CCQ_W2_X_START, t->start);
-    t->start += CCQ_W2_X;
 }
 
 /* ---- A block of 128 rows, up to the tensor cores ------------------------- */
 
+/* The codes of group o of a tile: two words, of columns g and g + 8. */
+CCQ_W2_FN void ccq_w2_load8(const uint8_t *from, uint32_t to[2])
+{
+#ifdef __CUDA_ARCH__
+    uint2 v = *reinterpret_cast<const uint2 *>(from);
+    to[0] = v.x, to[1] = v.y;
+#else
+    memcpy(to, from, 8);
+#endif
+}
+
+/* The local scales of columns g and g + 8 of a tile. */
+CCQ_W2_FN uint32_t ccq_w2_load_locals(const ccq_w2_thread *t, const uint8_t *slot, int tile)
+{
+    const uint8_t *from = slot + t->at_locals + tile * CCQ_W2_LOCALS;
+#ifdef __CUDA_ARCH__
+    return *reinterpret_cast<const uint16_t *>(from);
+#else
+    return from[0] | (uint32_t)from[1] << 8;
+#endif
+}
+
 /* A registers of group o of a tile, and the factors of its two columns. */
 CCQ_W2_FN void ccq_w2_load_a(int form, int exact, const ccq_w2_thread *t, const uint8_t *slot,
-                             int tile, int o, uint32_t a[4][4], float local[2])
+                             uint32_t locals, int tile, int o, uint32_t a[4][4], float local[2])
 {
-    const uint8_t *own = slot + t->warp * CCQ_W2_WARP_BYTES;
-    const uint8_t *two = own + 2 * CCQ_W2_CODES + tile * CCQ_W2_LOCALS + 2 * (t->lane / 4);
-    uint32_t bytes, words[4], scale[2];
-    uint16_t both;
+    uint32_t words[2], scale[2];
     int u;
 
-    ccq_w2_load16(own + tile * CCQ_W2_CODES + t->lane * 16, words);
-    memcpy(&both, __builtin_assume_aligned(two, 2), 2);
-    bytes = both;
+    ccq_w2_load8(slot + t->put_codes + tile * CCQ_W2_CODES + 8 * o, words);
     CCQ_W2_UNROLL
     for (u = 0; u < 2; u++) {
-        local[u] = ccq_w2_local(bytes, u, o);
+        local[u] = ccq_w2_local(locals, u, o);
         scale[u] = ccq_w2_scale(form, local[u], t->super[tile][u]);
     }
-    ccq_w2_group(form, exact, words + 2 * o, t->line[tile], scale, a);
+    ccq_w2_group(form, exact, words, t->line[tile], scale, a);
 }
 
 /* B registers of group o for 8 rows: b[2m + hi]. */
-CCQ_W2_FN void ccq_w2_load_b(ccq_w2_shape s, const ccq_w2_thread *t, const uint8_t *slot, int j,
-                             int o, uint32_t b[8])
+CCQ_W2_FN void ccq_w2_load_b(const ccq_w2_thread *t, const uint8_t *slot, int j, int o,
+                             uint32_t b[8])
 {
-    const uint8_t *x = slot + ccq_w2_x_slot(s) +
-                       (t->split * (s.nt * CCQ_W2_TOKENS) + j * CCQ_W2_TOKENS + t->lane / 4) *
-                           CCQ_W2_X +
-                       o * (2 * CCQ_GROUP) + t->lane % 4 * 32;
+    const uint8_t *x = slot + t->at_x + j * (CCQ_W2_TOKENS * CCQ_W2_X) + o * (2 * CCQ_GROUP);
     ccq_w2_load16(x, b);
     ccq_w2_load16(x + 16, b + 4);
 }
 
-/* What the sums of group o start from in form G: rows 2t and 2t + 1. */
+/* What the sums of group o start from in form G. */
 CCQ_W2_FN void ccq_w2_load_start(ccq_w2_shape s, const ccq_w2_thread *t, const uint8_t *slot,
-                                 int j, int o, float start[2])
+                                 int j, int o, float start[4])
 {
-    const uint8_t *x = slot + ccq_w2_x_slot(s) +
-                       (t->split * (s.nt * CCQ_W2_TOKENS) + j * CCQ_W2_TOKENS + t->lane % 4 * 2) *
-                           CCQ_W2_X +
-                       CCQ_W2_X_START + o * 4;
-    memcpy(start, __builtin_assume_aligned(x, 4), 4);
-    memcpy(start + 1, __builtin_assume_aligned(x + CCQ_W2_X, 4), 4);
+    uint32_t bits[4];
+    int i;
+
+    ccq_w2_load16(slot + t->at_start + (o * s.nt + j) * 64, bits);
+    CCQ_W2_UNROLL
+    for (i = 0; i < 4; i++)
+        start[i] = ccq_w2_float(bits[i]);
 }
 
 /* sum += l * the group's */
@@ -267,7 +341,7 @@ CCQ_W2_FN int ccq_w2_sums_at(ccq_w2_shape s, int warp, int tile, int j)
     return ((warp * 2 + tile) * s.nt + j) * 512;
 }
 
-CCQ_W2_FN void ccq_w2_leave(ccq_w2_shape s, const ccq_w2_thread *t, uint8_t *shared)
+CCQ_W2_FN void ccq_w2_leave(ccq_w2_shape s, const ccq_w2_thread *t, int thread, uint8_t *shared)
 {
     int tile, j, i;
 
@@ -279,7 +353,7 @@ CCQ_W2_FN void ccq_w2_leave(ccq_w2_shape s, const ccq_w2_thread *t, uint8_t *sha
             CCQ_W2_UNROLL
             for (i = 0; i < 4; i++)
                 bits[i] = ccq_w2_bits(t->sum[tile][j][i]);
-            ccq_w2_store16(shared + ccq_w2_sums_at(s, t->warp, tile, j) + t->lane * 16, bits);
+            ccq_w2_store16(shared + ccq_w2_sums_at(s, thread / 32, tile, j) + thread % 32 * 16, bits);
         }
 }
 
@@ -311,7 +385,8 @@ CCQ_W2_FN float ccq_w2_finish(const ccq_w2_gemm *p, const ccq_w2_block *b, float
         return ccq_round_bf16(total);
     tau = p->tau[place];
     half = tau / 2;
-    return total * ccq_w2_power(-half) * b->m.super[c] * ccq_w2_power(half - tau);
+    total = total * ccq_w2_power(-half) * b->m.super[c] * ccq_w2_power(half - tau);
+    return p->round ? ccq_round_bf16(total) : total;
 }
 
 /* gate and up lie in the two tiles of a pair. */
@@ -327,10 +402,10 @@ CCQ_W2_FN void ccq_w2_put_h(ccq_w2_shape s, const ccq_w2_gemm *p, const ccq_w2_b
     float h = gate / (1.0f + ccq_exp_inline(-gate)) * up;
 
     if (p->form == CCQ_W2_FORM_G) {
-        p->y[place * inter + j] = h;
+        p->y[place * inter + j] = p->round ? ccq_round_bf16(h) : h;
     } else {
         uint16_t bits = ccq_f32_to_bf16(h);
-        memcpy(__builtin_assume_aligned(p->h + ccq_w2_x_at(place, j, p->order, inter), 2), &bits,
+        memcpy(__builtin_assume_aligned(p->h + ccq_w2_x_at(place, j, p->order, p->rows), 2), &bits,
                2);
     }
 }

@@ -8,9 +8,12 @@
 /* Inlined into the kernel, where arrays of known indices become registers. */
 #ifdef __CUDACC__
 #define CCQ_W2_FN static __forceinline__ __host__ __device__
-#define CCQ_W2_UNROLL _Pragma("unroll")
 #else
 #define CCQ_W2_FN static inline
+#endif
+#ifdef __CUDA_ARCH__
+#define CCQ_W2_UNROLL _Pragma("unroll")
+#else
 #define CCQ_W2_UNROLL
 #endif
 
@@ -146,6 +149,18 @@ CCQ_W2_FN uint32_t ccq_w2_byte(uint32_t word, int q)
     return __dp4a(word, 1u << (8 * q), 0u);
 #else
     return word >> (8 * q) & 255u;
+#endif
+}
+
+/* (a & mask) | base: one instruction, which compilers make two when both are constants. */
+CCQ_W2_FN uint32_t ccq_w2_masked(uint32_t a, uint32_t mask, uint32_t base)
+{
+#ifdef __CUDA_ARCH__
+    uint32_t d;
+    asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(d) : "r"(a), "r"(mask), "r"(base));
+    return d;
+#else
+    return (a & mask) | base;
 #endif
 }
 

@@ -99,12 +99,19 @@ static inline CCQ_HD int ccq_w2_x_half(int stored)
     return 16 * t + 4 * (2 * p + w / 2) + 2 * (w % 2) + e;
 }
 
-/* Bytes from the start of the staged rows to logical row k of x's row. */
+/* Byte of the staged block of a row, of `rows` rows; blocks of all rows come one after the
+ * other. */
+static inline CCQ_HD int64_t ccq_w2_x_block(int64_t row, int64_t block, int64_t rows)
+{
+    return (block * rows + row) * CCQ_W2_X;
+}
+
+/* Byte of logical row k of x's row. */
 static inline CCQ_HD int64_t ccq_w2_x_at(int64_t row, int64_t k, int order, int64_t rows)
 {
-    int64_t block = row * (rows / CCQ_W2_BLOCK) + k / CCQ_W2_BLOCK;
     int i = ccq_w2_x_half(ccq_logical_to_stored((int)(k % CCQ_GROUP), order));
-    return block * CCQ_W2_X + k % CCQ_W2_BLOCK / CCQ_GROUP * (2 * CCQ_GROUP) + 2 * i;
+    return ccq_w2_x_block(row, k / CCQ_W2_BLOCK, rows) +
+           k % CCQ_W2_BLOCK / CCQ_GROUP * (2 * CCQ_GROUP) + 2 * i;
 }
 
 static inline CCQ_HD int64_t ccq_w2_x_bytes(int64_t rows, int64_t k)

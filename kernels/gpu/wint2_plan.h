@@ -43,7 +43,7 @@ static inline int ccq_w2_check_experts(ccq_gpu *gpu, const ccq_gpu_experts *p)
     int code = CCQ_GPU_OK;
 
     if (p->hidden <= 0 || p->inter <= 0 || p->hidden % CCQ_W2_BLOCK || p->inter % CCQ_W2_BLOCK ||
-        p->experts > 65535 || p->rows < 0 || p->rows > INT32_MAX)
+        p->experts > 65535 || p->rows < 0 || p->rows > 1 << 23)
         return ccq_gpu_fail(gpu, CCQ_GPU_FAILED,
                             "wint2 experts: %" PRId64 " of hidden size %" PRId64
                             ", %" PRId64 " neurons (multiples of 128 wanted), %" PRId64 " rows",
@@ -89,10 +89,12 @@ static inline ccq_w2_gemm ccq_w2_gemm_of(const ccq_gpu_experts *p, const ccq_w2_
     g.k = x->k;
     g.n = swiglu ? 2 * p->inter : p->hidden;
     g.form = x->form;
+    g.round = p->round;
     g.order = p->order;
     g.swiglu = swiglu;
     g.h = h;
     g.y = y;
+    g.rows = p->rows;
     return g;
 }
 

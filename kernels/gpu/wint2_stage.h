@@ -89,7 +89,7 @@ static inline CCQ_HD void ccq_w2_stage_group(const ccq_w2_stage *s, int64_t row,
                                              int tau)
 {
     const float *x = ccq_w2_stage_row(s, row) + group * CCQ_GROUP;
-    uint8_t *to = s->to + (row * (s->k / CCQ_W2_BLOCK) + group / 2) * CCQ_W2_X;
+    uint8_t *to = s->to + ccq_w2_x_block(row, group / 2, s->rows);
     uint32_t words[4], start[2] = {0, 0};
     float sum = 0.0f;
     int i, j;

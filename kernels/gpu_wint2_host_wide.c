@@ -1,0 +1,132 @@
+/* Experts of many rows on the host device: wgmma is a function over a warp's A and the rows
+ * of x as they lie in shared memory. */
+#include "kernels/gpu/wint2_device.h"
+#include "kernels/gpu/wint2_wide.h"
+
+#include <stdlib.h>
+
+enum { LANES = 32, SUMS = CCQ_W2_WIDE_MOST / 2 };
+
+/* The registers of one thread. */
+typedef struct thread {
+    ccq_w2_wide_thread t;
+    uint32_t a[4][4];
+    float d[SUMS];
+} thread;
+
+/* ---- Staging ------------------------------------------------------------- */
+
+static void stage(const ccq_w2_stage *s)
+{
+    for (int64_t row = 0; row < s->rows; row++) {
+        uint32_t top = 0;
+        int tau;
+        for (int i = 0; s->form == CCQ_W2_FORM_W && i < CCQ_W2_STAGERS; i++) {
+            uint32_t own = ccq_w2_stage_top(s, row, i);
+            top = own > top ? own : top;
+        }
+        tau = ccq_w2_stage_tau(top);
+        if (s->form == CCQ_W2_FORM_W)
+            s->tau[row] = tau;
+        for (int64_t i = 0; i < s->k / 8; i++)
+            ccq_w2_wide_stage(s, row, i / 8, (int)(i % 8), tau);
+    }
+}
+
+/* ---- Tensor cores --------------------------------------------------------- */
+
+static float half_of(int form, uint16_t bits)
+{
+    return form == CCQ_W2_FORM_W ? ccq_w2_from_f16(bits) : ccq_bf16_to_f32(bits);
+}
+
+/* A warp's 16 rows of A of product m: left[row][slot]. */
+static void take_a(int form, const thread *warp, int m, float left[16][16])
+{
+    for (int i = 0; i < 16; i++)
+        for (int k = 0; k < 16; k++) {
+            uint32_t pair = warp[4 * (i % 8) + k % 8 / 2].a[m][i / 8 + 2 * (k / 8)];
+            left[i][k] = half_of(form, (uint16_t)(pair >> 16 * (k % 2)));
+        }
+}
+
+/* Product m of a warp with n rows of a group's x. */
+static void multiply(int form, thread *warp, int m, int n, const uint8_t *x)
+{
+    float left[16][16];
+
+    take_a(form, warp, m, left);
+    for (int row = 0; row < n; row++) {
+        float right[16];
+        for (int k = 0; k < 16; k++) {
+            uint16_t bits;
+            memcpy(&bits, x + ccq_w2_wide_swizzle(row, 16 * m + k), sizeof bits);
+            right[k] = half_of(form, bits);
+        }
+        for (int i = 0; i < 16; i++) {
+            float *sum = &warp[4 * (i % 8) + row % 8 / 2].d[row / 8 * 4 + i / 8 * 2 + row % 2];
+            for (int k = 0; k < 16; k++)
+                *sum = __builtin_fmaf(left[i][k], right[k], *sum);
+        }
+    }
+}
+
+/* ---- Blocks --------------------------------------------------------------- */
+
+static void run_block(int n, const ccq_w2_gemm *p, const ccq_w2_wide_block *b, thread *all,
+                      uint8_t *shared)
+{
+    for (int i = 0; i < CCQ_W2_WIDE_THREADS; i++) {
+        ccq_w2_wide_thread_init(b, i, &all[i].t);
+        memset(all[i].d, 0, sizeof all[i].d);
+        ccq_w2_wide_clear(n, b, i, shared);
+    }
+    for (int64_t k = 0; k < p->k / CCQ_W2_BLOCK; k++) {
+        uint8_t *slot = shared + k % ccq_w2_wide_stages(n) * ccq_w2_wide_slot_bytes(n);
+        for (int i = 0; i < CCQ_W2_WIDE_THREADS; i++)
+            ccq_w2_wide_fetch(n, p, b, &all[i].t, k, slot);
+        for (int o = 0; o < 2; o++) {
+            for (int i = 0; i < CCQ_W2_WIDE_THREADS; i++)
+                ccq_w2_wide_load_a(n, p->form, b->exact, &all[i].t, slot, o, all[i].a);
+            for (int i = 0; i < CCQ_W2_WIDE_THREADS; i += LANES)
+                for (int m = 0; m < 4; m++)
+                    multiply(p->form, all + i, m, n, slot + o * n * CCQ_W2_WIDE_ROW);
+        }
+    }
+    for (int i = 0; i < CCQ_W2_WIDE_THREADS; i++)
+        ccq_w2_wide_leave(n, &all[i].t, all[i].d, (float *)(void *)shared);
+    for (int i = 0; i < CCQ_W2_WIDE_THREADS; i++)
+        ccq_w2_wide_put(n, p, b, (const float *)(const void *)shared, i);
+}
+
+static int gemm(ccq_gpu *gpu, const ccq_w2_gemm *p, int64_t experts, int n)
+{
+    uint8_t *shared = aligned_alloc(1024, ((size_t)ccq_w2_wide_shared_bytes(n) + 1023) / 1024 *
+                                              1024);
+    thread *all = malloc(CCQ_W2_WIDE_THREADS * sizeof *all);
+    int good = shared && all;
+
+    for (int64_t e = 0; good && e < experts; e++)
+        for (int64_t chunk = 0; p->start[e] + chunk * n < p->start[e + 1]; chunk++)
+            for (int64_t c = 0; c < p->n / CCQ_W2_WIDE_COLUMNS; c++) {
+                ccq_w2_wide_block b;
+                ccq_w2_wide_init(n, p, e, c, chunk, &b);
+                run_block(n, p, &b, all, shared);
+            }
+    free(all);
+    free(shared);
+    return good ? CCQ_GPU_OK
+                : ccq_gpu_fail(gpu, CCQ_GPU_NO_MEMORY, "host device: no memory for experts");
+}
+
+int ccq_gpu_wint2_host_wide(ccq_gpu *gpu, const ccq_gpu_experts *p)
+{
+    ccq_w2_plan plan = ccq_w2_wide_plan_of(p);
+    int n = ccq_w2_wide_rows(p), code;
+
+    stage(&plan.x);
+    code = gemm(gpu, &plan.up_gate, p->experts, n);
+    if (plan.h.form == CCQ_W2_FORM_W && !code)
+        stage(&plan.h);
+    return code ? code : gemm(gpu, &plan.down, p->experts, n);
+}
