@@ -155,7 +155,9 @@ static ccq_code put_weight(stack *s, const ccq_weight *w, ccq_weight *to, ccq_er
     for (int i = 0; i < PARTS && !code; i++)
         if (p[i].from)
             code = put(s, p[i].from, p[i].bytes, p[i].to, err);
-    if (!code && w->code_scale && !(code = put(s, w->code_scale, 4 * (uint64_t)w->n, &line[0], err)))
+    if (!code && w->code_scale)
+        code = put(s, w->code_scale, 4 * (uint64_t)w->n, &line[0], err);
+    if (!code && w->code_scale)
         code = put(s, w->code_zp, 4 * (uint64_t)w->n, &line[1], err);
     to->code_scale = line[0];
     to->code_zp = line[1];

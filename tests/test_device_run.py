@@ -131,4 +131,7 @@ class Device(unittest.TestCase):
 if __name__ == "__main__":
     RUN, QUANTIZE = sys.argv[1:3]
     DEVICE = sys.argv[3] if len(sys.argv) > 3 else DEVICE
+    if DEVICE == "cuda" and "device: none" in run_tool(RUN, "--version")[1]:
+        print("no CUDA device")
+        sys.exit(77)
     unittest.main(argv=sys.argv[:1])
