@@ -64,6 +64,13 @@ static void pass_tensor(void *ctx, size_t i, const ccq_outcome *o)
         j->caller->tensor(j->caller->ctx, i, o);
 }
 
+static void pass_warn(void *ctx, const char *text)
+{
+    const ccq_job *j = ctx;
+    if (j->caller->warn)
+        j->caller->warn(j->caller->ctx, text);
+}
+
 void ccq_job_wrap(ccq_job *j, const ccq_quantize_run_options *run)
 {
     j->caller = run;
@@ -72,6 +79,7 @@ void ccq_job_wrap(ccq_job *j, const ccq_quantize_run_options *run)
     j->run.cancelled = out_of_time;
     j->run.progress = pass_progress;
     j->run.tensor = pass_tensor;
+    j->run.warn = pass_warn;
 }
 
 /* ---- Figures ------------------------------------------------------------------------- */
@@ -97,6 +105,10 @@ static void sum_up(const ccq_job *j, ccq_quantize_result *r)
     for (int i = 0; i < j->engine.workers; i++)
         r->encode_s += j->engine.worker[i].encode_s;
     r->encode_weights = j->engine.encode_weights;
+    r->device_weights = j->engine.device.weights;
+    r->device_blocks = j->engine.device.blocks;
+    r->device_cpu_blocks = j->engine.device.cpu_blocks;
+    r->device_s = j->engine.device.seconds;
 }
 
 /* ---- The job ------------------------------------------------------------------------- */

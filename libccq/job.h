@@ -110,6 +110,13 @@ typedef struct ccq_worker {
     double encode_s;
 } ccq_worker;
 
+/* What a device did of the encoding. */
+typedef struct ccq_device_figures {
+    uint64_t weights, blocks;
+    uint64_t cpu_blocks; /* that were for the device, and the CPU did */
+    double seconds;      /* with something on the way there, there or on the way back */
+} ccq_device_figures;
+
 typedef struct ccq_engine {
     const ccq_plan *plan;
     const ccq_quantize_run_options *run;
@@ -120,6 +127,7 @@ typedef struct ccq_engine {
     double *figures; /* by column: error, energy, largest error */
     uint8_t *status; /* CCQ_COLUMN_* */
     uint64_t encode_weights;
+    ccq_device_figures device;
     ccq_progress done; /* finished tensors */
     const uint8_t *skip; /* by action and rank: not read; NULL: all are */
 } ccq_engine;
@@ -145,6 +153,14 @@ typedef struct ccq_columns {
     const uint16_t *w;
     const float *f;    /* not NULL: in its place */
 } ccq_columns;
+/* Figures by column. */
+typedef struct ccq_figures {
+    const double *error, *energy, *max_error;
+    const uint8_t *status; /* CCQ_COLUMN_* */
+} ccq_figures;
+/* Adds those of columns to outcome, in order. NONFINITE: one is HUGE. */
+ccq_code ccq_quantize_sum(const ccq_engine *engine, const ccq_columns *c, const ccq_figures *f,
+                          ccq_outcome *outcome, ccq_error *err);
 /* Encodes them over the pool into their place in the planes; adds to outcome. */
 ccq_code ccq_quantize_columns(ccq_engine *engine, const ccq_columns *c, ccq_planes *planes,
                               ccq_outcome *outcome, ccq_error *err);

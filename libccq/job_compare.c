@@ -94,7 +94,7 @@ ccq_code ccq_job_compare(ccq_job *j, ccq_error *err)
     ccq_pipe *pipe = NULL;
     ccq_code code = choose(j, err);
     if (!code)
-        code = ccq_pipe_open(&pipe, &j->engine, compare_put, &c, err);
+        code = ccq_pipe_open(&pipe, &j->engine, NULL, compare_put, &c, err);
     while (!code && !(code = ccq_pipe_next(pipe, &u, &more, err)) && more) {
         code = ccq_engine_poll(&j->engine, err);
         if (!code)

@@ -2,6 +2,7 @@
 #ifndef CCQ_LIBCCQ_JOB_INTERNAL_H
 #define CCQ_LIBCCQ_JOB_INTERNAL_H
 
+#include "libccq/device_encode.h"
 #include "libccq/ledger.h"
 #include "libccq/pipeline.h"
 
@@ -17,6 +18,7 @@ typedef struct ccq_job {
     ccq_put put;        /* takes what is made */
     void *put_ctx;
     ccq_pipe *pipe;
+    ccq_device_encoder *device; /* NULL: the CPU encodes */
     ccq_planes planes; /* of the slice at work */
     uint32_t source;   /* CRC-32 of its columns so far */
     uint8_t *skip;     /* by action and rank: not read */

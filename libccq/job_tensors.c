@@ -34,20 +34,37 @@ static ccq_code work_whole(ccq_job *j, const ccq_action *a, ccq_outcome *outcome
                : ccq_copy_tensor(&j->engine, a, j->put, j->put_ctx, err);
 }
 
-static ccq_code work_block(ccq_job *j, const ccq_action *a, const ccq_unit *u,
-                           ccq_outcome *outcome, ccq_error *err)
+/* Planes for the slice that a block opens, and the check sum so far. */
+static ccq_code open_slice(ccq_job *j, const ccq_action *a, const ccq_unit *u, ccq_error *err)
 {
-    ccq_columns c = {a, u->rank, u->n0, u->nc, u->strip, u->data, NULL};
     ccq_code code = u->n0 ? CCQ_OK : ccq_pipe_planes(j->pipe, a, &j->planes, err);
     j->source = u->n0 ? j->source ^ u->crc : u->crc;
-    if (!code)
-        code = ccq_quantize_columns(&j->engine, &c, &j->planes, outcome, err);
+    return code;
+}
+
+/* A block's memory is free; the last one's slice goes to the writer. */
+static ccq_code close_block(ccq_job *j, const ccq_action *a, const ccq_unit *u, ccq_error *err)
+{
     ccq_pipe_done(j->pipe, u);
-    if (code || !u->last)
-        return code;
+    if (!u->last)
+        return CCQ_OK;
     if (j->ledger)
         ccq_ledger_made_from(j->ledger, a, u->rank, j->source);
     return ccq_pipe_write(j->pipe, a, u->rank, &j->planes, err);
+}
+
+/* By the CPU, or, landed from the device, by whichever did it. */
+static ccq_code work_block(ccq_job *j, const ccq_unit *u, int landed, ccq_outcome *outcome,
+                           ccq_error *err)
+{
+    const ccq_action *a = &j->plan->action[u->action];
+    ccq_columns c = {a, u->rank, u->n0, u->nc, u->strip, u->data, NULL};
+    ccq_code code = open_slice(j, a, u, err);
+    if (!code && landed)
+        code = ccq_device_land(j->device, &c, &j->planes, outcome, err);
+    else if (!code)
+        code = ccq_quantize_columns(&j->engine, &c, &j->planes, outcome, err);
+    return code ? code : close_block(j, a, u, err);
 }
 
 static void add_progress(ccq_job *j, size_t i)
@@ -107,11 +124,54 @@ static ccq_code work_unit(ccq_job *j, const ccq_unit *u, ccq_quantize_result *re
     ccq_outcome *outcome = &result->outcome[u->action];
     ccq_code code = ccq_engine_poll(&j->engine, err);
     if (!code && u->kind == CCQ_UNIT_BLOCK)
-        code = work_block(j, a, u, outcome, err);
+        code = work_block(j, u, 0, outcome, err);
     else if (!code && u->kind == CCQ_UNIT_WINDOW)
         code = ccq_pipe_pass(j->pipe, u, err);
     else if (!code)
         code = work_whole(j, a, outcome, err);
+    if (!code && ends_action(j, u))
+        report_done(j, u->action, outcome);
+    return code;
+}
+
+/* ---- Over the device ------------------------------------------------------------ */
+
+/* Until no more than so many are in flight, the oldest first: tensors end in order. */
+static ccq_code land(ccq_job *j, int flights, ccq_quantize_result *result, ccq_error *err)
+{
+    ccq_code code = CCQ_OK;
+    while (!code && ccq_device_flights(j->device) > flights) {
+        ccq_unit u = *ccq_device_oldest(j->device);
+        ccq_outcome *outcome = &result->outcome[u.action];
+        code = ccq_engine_poll(&j->engine, err);
+        if (!code)
+            code = work_block(j, &u, 1, outcome, err);
+        if (!code && ends_action(j, &u))
+            report_done(j, u.action, outcome);
+    }
+    return code;
+}
+
+/* Whoever would wait for the reader looks after what is in flight: the reader may wait for
+ * its memory. */
+static ccq_code next_unit(ccq_job *j, ccq_unit *u, int *more, ccq_quantize_result *result,
+                          ccq_error *err)
+{
+    ccq_code code = CCQ_OK;
+    while (!code && ccq_device_flights(j->device) && !ccq_pipe_ready(j->pipe))
+        code = land(j, ccq_device_flights(j->device) - 1, result, err);
+    return code ? code : ccq_pipe_next(j->pipe, u, more, err);
+}
+
+static ccq_code one_unit(ccq_job *j, const ccq_unit *u, ccq_quantize_result *result,
+                         ccq_error *err)
+{
+    int flies = ccq_device_takes(j->device, u);
+    ccq_code code = land(j, flies ? CCQ_DEVICE_FLIGHTS - 1 : 0, result, err);
+    if (!code && flies)
+        ccq_device_start(j->device, u);
+    else if (!code)
+        code = work_unit(j, u, result, err);
     return code;
 }
 
@@ -119,17 +179,17 @@ static ccq_code work_unit(ccq_job *j, const ccq_unit *u, ccq_quantize_result *re
 static ccq_code all_units(ccq_job *j, ccq_quantize_result *result, ccq_error *err)
 {
     ccq_unit u;
-    int more = 0, inside = 0;
+    int more = 0, inside = 0, stopped = 0;
     ccq_code code = CCQ_OK;
-    while (!code && !(code = ccq_pipe_next(j->pipe, &u, &more, err)) && more) {
-        if (!inside && ccq_job_stopping(j))
-            return ccq_fail(err, CCQ_INTERRUPTED, "interrupted");
-        code = work_unit(j, &u, result, err);
+    while (!code && !stopped && !(code = next_unit(j, &u, &more, result, err)) && more) {
+        stopped = !inside && ccq_job_stopping(j);
+        if (!stopped)
+            code = one_unit(j, &u, result, err);
         inside = !ends_action(j, &u);
-        if (!code && !inside)
-            report_done(j, u.action, &result->outcome[u.action]);
     }
-    return code;
+    if (!code)
+        code = land(j, 0, result, err);
+    return code || !stopped ? code : ccq_fail(err, CCQ_INTERRUPTED, "interrupted");
 }
 
 ccq_code ccq_job_tensors(ccq_job *j, ccq_quantize_result *result, ccq_error *err)
@@ -137,10 +197,16 @@ ccq_code ccq_job_tensors(ccq_job *j, ccq_quantize_result *result, ccq_error *err
     ccq_code code = j->skip ? CCQ_OK : choose(j, err);
     j->engine.skip = j->skip;
     if (!code)
-        code = ccq_pipe_open(&j->pipe, &j->engine, j->put, j->put_ctx, err);
-    if (code)
+        code = ccq_device_encoder_open(&j->device, &j->engine, err);
+    if (!code)
+        code = ccq_pipe_open(&j->pipe, &j->engine, j->device ? j->engine.run->gpu : NULL, j->put,
+                             j->put_ctx, err);
+    if (!code)
+        code = all_units(j, result, err);
+    ccq_device_encoder_close(j->device); /* before the memory that it reads */
+    j->device = NULL;
+    if (!j->pipe)
         return code;
-    code = all_units(j, result, err);
     if (!code)
         code = ccq_pipe_drain(j->pipe, err);
     else if (code == CCQ_INTERRUPTED)

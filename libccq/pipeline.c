@@ -72,6 +72,14 @@ static ccq_code wait_for(ccq_pipe *p, ccq_error *err)
     return ccq_engine_poll(p->engine, err);
 }
 
+int ccq_pipe_ready(ccq_pipe *p)
+{
+    pthread_mutex_lock(&p->lock);
+    int ready = p->units || p->end || p->write_code;
+    pthread_mutex_unlock(&p->lock);
+    return ready;
+}
+
 ccq_code ccq_pipe_next(ccq_pipe *p, ccq_unit *unit, int *more, ccq_error *err)
 {
     ccq_code code = CCQ_OK;
@@ -169,8 +177,17 @@ static void init_lock(ccq_pipe *p)
     pthread_mutex_init(&p->lock, NULL);
 }
 
-ccq_code ccq_pipe_open(ccq_pipe **pipe, const ccq_engine *engine, ccq_put put, void *ctx,
-                       ccq_error *err)
+/* Memory that a device fetches from without a copy in between, where it has any. */
+static int init_in(ccq_pipe *p, size_t size)
+{
+    if (!p->gpu || ccq_gpu_pin(p->gpu, size, &p->pinned))
+        return ccq_ring_init(&p->in, size);
+    ccq_ring_init_at(&p->in, p->pinned, size);
+    return 0;
+}
+
+ccq_code ccq_pipe_open(ccq_pipe **pipe, const ccq_engine *engine, ccq_gpu *gpu, ccq_put put,
+                       void *ctx, ccq_error *err)
 {
     const ccq_budget *budget = &engine->budget;
     ccq_pipe *p = calloc(1, sizeof *p);
@@ -179,12 +196,13 @@ ccq_code ccq_pipe_open(ccq_pipe **pipe, const ccq_engine *engine, ccq_put put, v
         return ccq_fail(err, CCQ_NO_MEMORY, "job: out of memory");
     p->engine = engine;
     p->budget = budget;
+    p->gpu = gpu;
     p->put = put;
     p->ctx = ctx;
     init_lock(p);
     size_t row = 2 * (size_t)budget->columns;
     p->rows = malloc(row > CCQ_PIPE_STEP ? row : CCQ_PIPE_STEP);
-    if (!p->rows || ccq_ring_init(&p->in, (size_t)budget->in) ||
+    if (!p->rows || init_in(p, (size_t)(budget->in + 63) / 64 * 64) ||
         ccq_ring_init(&p->out, (size_t)budget->out)) {
         ccq_pipe_close(p);
         return ccq_fail(err, CCQ_NO_MEMORY, "job: no memory for windows of %llu and %llu bytes",
@@ -215,6 +233,8 @@ void ccq_pipe_close(ccq_pipe *p)
     pthread_cond_destroy(&p->changed);
     pthread_mutex_destroy(&p->lock);
     ccq_ring_free(&p->in);
+    if (p->gpu)
+        ccq_gpu_unpin(p->gpu, p->pinned);
     ccq_ring_free(&p->out);
     free(p->rows);
     free(p);

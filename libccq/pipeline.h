@@ -24,14 +24,16 @@ typedef struct ccq_unit {
 typedef struct ccq_pipe ccq_pipe;
 
 /* Starts a thread that reads the units of the plan's actions in order and one that hands
- * what is to be written to put(ctx, ...). */
-ccq_code ccq_pipe_open(ccq_pipe **pipe, const ccq_engine *engine, ccq_put put, void *ctx,
-                       ccq_error *err);
+ * what is to be written to put(ctx, ...). gpu: fetches what was read; NULL: none does. */
+ccq_code ccq_pipe_open(ccq_pipe **pipe, const ccq_engine *engine, ccq_gpu *gpu, ccq_put put,
+                       void *ctx, ccq_error *err);
 /* Stops both wherever they are. NULL is fine. */
 void ccq_pipe_close(ccq_pipe *pipe);
 
 /* One thread calls these. All return the first error of the writer once there is one, and
  * INTERRUPTED while they wait. */
+/* 1: ccq_pipe_next will not wait. */
+int ccq_pipe_ready(ccq_pipe *pipe);
 /* The next unit; *more = 0: there is none. Errors of the reader come in their place. */
 ccq_code ccq_pipe_next(ccq_pipe *pipe, ccq_unit *unit, int *more, ccq_error *err);
 /* A BLOCK has been used. */

@@ -25,6 +25,8 @@ struct ccq_pipe {
     const ccq_budget *budget;
     ccq_put put;
     void *ctx;
+    ccq_gpu *gpu; /* fetches what was read, or NULL */
+    void *pinned; /* then the memory of in, if there was such memory */
     uint16_t *rows; /* the reader's own: a step, or a row of a block */
     pthread_t reader, writer;
     int reads, writes; /* the threads run */

@@ -276,13 +276,14 @@ static void encode_tiles(void *ctx, size_t i, int number)
 
 /* ---- A block of columns ----------------------------------------------------------- */
 
-static ccq_code huge_column(const batch *b, int64_t at, ccq_error *err)
+static ccq_code huge_column(const ccq_engine *engine, const ccq_columns *c, int64_t at,
+                            ccq_error *err)
 {
-    const ccq_entry *e = b->a->entry;
+    const ccq_entry *e = c->a->entry;
     float most = 0;
-    int64_t row = 0, n = b->c->n0 + at, ld, first = index_of(b->c, at, &ld);
-    for (int64_t r = 0; r < b->a->k; r++) {
-        float w = fabsf(weight_at(b->c, first + r * ld));
+    int64_t row = 0, n = c->n0 + at, ld, first = index_of(c, at, &ld);
+    for (int64_t r = 0; r < c->a->k; r++) {
+        float w = fabsf(weight_at(c, first + r * ld));
         if (w > most) {
             most = w;
             row = r;
@@ -290,24 +291,25 @@ static ccq_code huge_column(const batch *b, int64_t at, ccq_error *err)
     }
     char name[256], rank[32] = "";
     ccq_escape(name, sizeof name, e->name, strlen(e->name));
-    if (b->engine->plan->ranks > 1)
-        snprintf(rank, sizeof rank, "rank%d/", b->c->rank);
+    if (engine->plan->ranks > 1)
+        snprintf(rank, sizeof rank, "rank%d/", c->rank);
     return ccq_fail(err, CCQ_NONFINITE,
                     "%s%s: column %" PRId64 ": |w| = %g at [%" PRId64 ",%" PRId64
                     "]: as %s its largest decoded weight would not be finite in bf16",
-                    rank, name, n, (double)most, row, n, ccq_type_name(b->planes->type));
+                    rank, name, n, (double)most, row, n, ccq_type_name(c->a->to));
 }
 
-static ccq_code gather(const batch *b, ccq_outcome *out, ccq_error *err)
+ccq_code ccq_quantize_sum(const ccq_engine *engine, const ccq_columns *c, const ccq_figures *f,
+                          ccq_outcome *out, ccq_error *err)
 {
-    for (int64_t n = 0; n < b->c->nc; n++) {
-        if (b->status[n] == CCQ_COLUMN_HUGE)
-            return huge_column(b, n, err);
-        out->error += b->error[n];
-        out->energy += b->energy[n];
-        if (b->max_error[n] > out->max_error)
-            out->max_error = b->max_error[n];
-        out->zero_columns += b->status[n] == CCQ_COLUMN_ZERO;
+    for (int64_t n = 0; n < c->nc; n++) {
+        if (f->status[n] == CCQ_COLUMN_HUGE)
+            return huge_column(engine, c, n, err);
+        out->error += f->error[n];
+        out->energy += f->energy[n];
+        if (f->max_error[n] > out->max_error)
+            out->max_error = f->max_error[n];
+        out->zero_columns += f->status[n] == CCQ_COLUMN_ZERO;
     }
     return CCQ_OK;
 }
@@ -347,8 +349,9 @@ ccq_code ccq_quantize_columns(ccq_engine *engine, const ccq_columns *c, ccq_plan
     else
         ccq_pool_run(engine->run->pool, pieces - b.pairs, encode_tiles, &b);
     ccq_code code = ccq_engine_poll(engine, err);
+    const ccq_figures f = {b.error, b.energy, b.max_error, b.status};
     if (!code)
-        code = gather(&b, outcome, err);
+        code = ccq_quantize_sum(engine, c, &f, outcome, err);
     if (!code && c->a->to == CCQ_TYPE_WINT2)
         engine->encode_weights += (uint64_t)c->a->k * (uint64_t)c->nc;
     return code;

@@ -12,6 +12,7 @@
 
 #include "formats/checkpoint.h"
 #include "kernels/encode.h"
+#include "kernels/gpu.h"
 #include "libccq/pool.h"
 #include "libccq/source.h"
 #include "libccq/transform.h"
@@ -271,6 +272,7 @@ typedef struct ccq_quantize_run_options {
     void (*tensor)(void *ctx, size_t i, const ccq_outcome *o); /* action i is encoded */
     uint64_t mem_limit; /* bytes of memory for all of the process; 0: none */
     void (*warn)(void *ctx, const char *text); /* a line for a person; from one thread */
+    ccq_gpu *gpu; /* encodes wint2 columns where there are no statistics; NULL: the CPU does */
 } ccq_quantize_run_options;
 
 /* What calibration saw of a layer with experts. */
@@ -287,6 +289,10 @@ typedef struct ccq_quantize_result {
     double type_sqnr[CCQ_TYPES]; /* over all tensors of a type; NaN when none */
     double encode_s; /* CPU seconds inside the encoding of wint2 columns, all workers */
     uint64_t encode_weights;
+    /* On the device: these, in so many blocks of columns, and seconds with a block on its way
+     * there, there or on its way back; blocks that the CPU did in its place. */
+    uint64_t device_weights, device_blocks, device_cpu_blocks;
+    double device_s;
     double wall_s;
     uint64_t zero_columns;
     ccq_text_list without_statistics; /* experts' linears that saw too few tokens */

@@ -18,9 +18,18 @@ int ccq_ring_init(ccq_ring *ring, size_t size)
     return ring->size && !ring->base ? -1 : 0;
 }
 
+void ccq_ring_init_at(ccq_ring *ring, void *memory, size_t size)
+{
+    memset(ring, 0, sizeof *ring);
+    ring->base = memory;
+    ring->size = size / ALIGN * ALIGN;
+    ring->lent = 1;
+}
+
 void ccq_ring_free(ccq_ring *ring)
 {
-    free(ring->base);
+    if (!ring->lent)
+        free(ring->base);
     ring->base = NULL;
 }
 

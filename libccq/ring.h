@@ -9,6 +9,7 @@ enum { CCQ_RING_PARTS = 256 };
 /* One thread at a time. */
 typedef struct ccq_ring {
     char *base;
+    int lent; /* base is the caller's */
     size_t size, head; /* head: where the next part would start */
     struct {
         size_t at, size;
@@ -19,6 +20,8 @@ typedef struct ccq_ring {
 
 /* 0, or -1: out of memory. A size of 0 takes nothing. */
 int ccq_ring_init(ccq_ring *ring, size_t size);
+/* The same in memory of the caller, aligned to 64. */
+void ccq_ring_init_at(ccq_ring *ring, void *memory, size_t size);
 void ccq_ring_free(ccq_ring *ring); /* safe on zeros */
 /* size bytes, aligned to 64; NULL: no room until something is given back. When nothing
  * is out, whatever is not larger than the ring fits. */

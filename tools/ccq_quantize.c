@@ -2,6 +2,7 @@
  * FastDeploy or transformers load) out. */
 #include "formats/file.h"
 #include "libccq/memory.h"
+#include "tools/cli_device.h"
 #include "tools/quantize_calibration.h"
 #include "tools/quantize_job.h"
 #include "tools/quantize_report.h"
@@ -388,12 +389,14 @@ static int look_back(const cli *c, report *r, ccq_verify_result *found)
     return CLI_OK;
 }
 
-static int run_job(const cli *c, report *r, ccq_pool *pool, const ccq_ops *ops, const char *check)
+static int run_job(const cli *c, report *r, ccq_pool *pool, const ccq_ops *ops, ccq_gpu *gpu,
+                   const char *check)
 {
     ccq_quantize_result result;
     ccq_error err;
     ccq_quantize_run_options run = {.pool = pool,
                                     .ops = ops,
+                                    .gpu = gpu,
                                     .ctx = r,
                                     .cancelled = is_stopped,
                                     .progress = report_progress,
@@ -417,6 +420,28 @@ static int run_job(const cli *c, report *r, ccq_pool *pool, const ccq_ops *ops, 
     ccq_verify_free(&found);
     r->verify = NULL;
     ccq_quantize_result_free(&result);
+    return status;
+}
+
+/* Whether a device has anything to do. */
+static int is_for_device(const ccq_plan *plan)
+{
+    for (size_t i = 0; plan->options.calibration.kind == CCQ_CALIBRATE_NONE && i < plan->count; i++)
+        if (plan->action[i].to == CCQ_TYPE_WINT2)
+            return 1;
+    return 0;
+}
+
+static int on_device(const cli *c, report *r, ccq_pool *pool, const ccq_ops *ops,
+                     const char *check)
+{
+    char name[CLI_DEVICE_NAME] = "cpu";
+    ccq_gpu *gpu = NULL;
+    int status = is_for_device(r->plan) ? cli_device_open(c, &gpu, name) : CLI_OK;
+    r->device = name;
+    if (status == CLI_OK)
+        status = run_job(c, r, pool, ops, gpu, check);
+    ccq_gpu_close(gpu);
     return status;
 }
 
@@ -504,7 +529,7 @@ static int quantize(const cli *c, settings *s)
     if (s->dry_run)
         status = dry_run(c, &r);
     else if (status == CLI_OK)
-        status = run_job(c, &r, pool, &ops, s->job.check_tensor);
+        status = on_device(c, &r, pool, &ops, s->job.check_tensor);
 done:
     ccq_pool_free(pool);
     ccq_plan_free(plan);

@@ -40,8 +40,8 @@ typedef struct cli_option {
         {NULL, 0, "color", "auto|always|never", "colour on a terminal (default auto; NO_COLOR)"},  \
         {NULL, 'j', "threads", "N", "default: the CPUs this process may use"},                     \
         {NULL, 0, "device", "auto|cpu|cuda|cuda:N|host",                                           \
-         "what computes: the CPU or a CUDA device (default auto: the first one, where there is "    \
-         "one)\nhost: a device's code run on the CPU, slow, for tests"},                            \
+         "what computes: the CPU or a CUDA device (default auto: the first one, where there is "   \
+         "one)\nhost: a device's code run on the CPU, slow, for tests"},                           \
         {NULL, 0, "cpu-isa", "LIST", "instruction sets allowed, of c,avx2,avx512 (for tests)"},    \
         {NULL, 'h', "help", NULL, "this text"},                                                    \
         {NULL, 0, "version", NULL, "version and what was built in, one fact a line"},              \

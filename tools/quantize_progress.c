@@ -130,6 +130,8 @@ void report_header(const report *r)
     fprintf(stderr, "  threads   %d, %s; memory at most %s\n", r->threads, r->isa,
             cli_bytes(bytes, sizeof bytes, memory));
     print_lists(r);
+    if (r->device && strcmp(r->device, "cpu") != 0)
+        fprintf(stderr, "  device    %s, for wint2 columns\n", r->device);
 }
 
 /* ---- One live line ----------------------------------------------------------------- */

@@ -129,6 +129,19 @@ static void print_plan(const report *r)
     printf("  %-30s %18s\n", "smallest --mem-limit", grouped(bytes, least));
 }
 
+static void print_device(const report *r, const ccq_quantize_result *result)
+{
+    double rate = result->device_s > 0 ? (double)result->device_weights / result->device_s : 0;
+    if (!r->c->verbose || !(result->device_blocks + result->device_cpu_blocks))
+        return;
+    printf("\ndevice %s: %" PRIu64 " blocks of columns, %.3g weights a second", r->device,
+           result->device_blocks, rate);
+    if (result->device_cpu_blocks)
+        printf("; %" PRIu64 " blocks did not fit or failed there: encoded by the CPU",
+               result->device_cpu_blocks);
+    putchar('\n');
+}
+
 void report_text(const report *r, const ccq_quantize_result *result)
 {
     char bytes[32], rss[32];
@@ -142,6 +155,7 @@ void report_text(const report *r, const ccq_quantize_result *result)
     if (result->zero_columns)
         printf("\n%" PRIu64 " columns are zero, or too small for their format: written as zeros\n",
                result->zero_columns);
+    print_device(r, result);
     printf("\n%s: %s in %.1f s, peak memory %s\n", r->output,
            cli_bytes(bytes, sizeof bytes, r->plan->total_bytes), result->wall_s,
            cli_bytes(rss, sizeof rss, report_peak_rss()));
@@ -241,6 +255,13 @@ static void put_result(ccq_jw *w, const report *r, const ccq_quantize_result *re
     ccq_jw_ku64(w, "peak_rss_bytes", report_peak_rss());
     ccq_jw_ki64(w, "threads", r->threads);
     ccq_jw_kstring(w, "isa", r->isa);
+    ccq_jw_kstring(w, "device", r->device);
+    if (strcmp(r->device, "cpu") != 0) {
+        ccq_jw_ku64(w, "device_weights", result->device_weights);
+        ccq_jw_kdouble(w, "device_s", result->device_s);
+        ccq_jw_ku64(w, "device_blocks", result->device_blocks);
+        ccq_jw_ku64(w, "device_cpu_blocks", result->device_cpu_blocks);
+    }
     ccq_jw_ku64(w, "zero_columns", result->zero_columns);
     if (r->verify)
         ccq_jw_ku64(w, "verify_findings", r->verify->findings);

@@ -13,6 +13,7 @@ typedef struct report {
     int threads;
     uint64_t mem_limit; /* bytes; 0: none */
     const char *isa; /* name of the kernels used */
+    const char *device; /* that encodes wint2 columns: "cpu", "cuda:0 ..."; NULL: not opened */
     const ccq_verify_result *verify; /* of the finished output; NULL: not looked at */
     /* progress */
     int terminal; /* stderr is one: redraw a line */

@@ -1,0 +1,286 @@
+#include "libccq/device_encode.h"
+
+#include "kernels/gpu_encode.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { ALIGN = 256 };
+
+/* Where the results of a block lie, on the device and, as they are fetched, in memory. */
+typedef struct results {
+    uint8_t *weight, *scale;
+    uint16_t *super;
+    float *code_scale, *code_zp;
+    uint8_t *status;
+    double *error, *energy, *max_error;
+} results;
+
+typedef struct flight {
+    ccq_unit unit;
+    int failed;   /* the CPU is to do it */
+    void *device; /* weights, results, work */
+    void *pinned; /* results */
+} flight;
+
+struct ccq_device_encoder {
+    ccq_engine *engine;
+    ccq_gpu *gpu;
+    void *tables;
+    uint64_t capacity, results; /* bytes of a flight, there and here */
+    flight flight[CCQ_DEVICE_FLIGHTS];
+    int first, count; /* around */
+    int gone;         /* the device has failed */
+    double begin;     /* since when something is in flight */
+};
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- Memory -------------------------------------------------------------------- */
+
+static uint64_t take(uint64_t *at, uint64_t size)
+{
+    uint64_t from = *at;
+    *at += (size + ALIGN - 1) / ALIGN * ALIGN;
+    return from;
+}
+
+/* Results of n columns of k rows from base on; returns their bytes. */
+static uint64_t results_at(char *base, int64_t k, int64_t n, results *r)
+{
+    uint64_t rows = (uint64_t)k, c = (uint64_t)n, at = 0;
+    uint64_t weight = take(&at, rows / CCQ_WINDOWS * c), scale = take(&at, rows / 128 * c);
+    uint64_t super = take(&at, 2 * c), cs = take(&at, 4 * c), zp = take(&at, 4 * c);
+    uint64_t status = take(&at, c), error = take(&at, 8 * c), energy = take(&at, 8 * c);
+    uint64_t max_error = take(&at, 8 * c);
+    if (base)
+        *r = (results){(uint8_t *)base + weight, (uint8_t *)base + scale,
+                       (uint16_t *)(void *)(base + super), (float *)(void *)(base + cs),
+                       (float *)(void *)(base + zp), (uint8_t *)base + status,
+                       (double *)(void *)(base + error), (double *)(void *)(base + energy),
+                       (double *)(void *)(base + max_error)};
+    return at;
+}
+
+static uint64_t weights_bytes(int64_t k, int64_t n)
+{
+    uint64_t at = 0;
+    take(&at, 2 * (uint64_t)k * (uint64_t)n);
+    return at;
+}
+
+/* Device memory of a block; 0: the device does not serve it. */
+static uint64_t flight_bytes(const ccq_device_encoder *d, int64_t k, int64_t n)
+{
+    size_t work = ccq_gpu_encode(d->gpu)->work(d->gpu, k, n);
+    return work ? weights_bytes(k, n) + results_at(NULL, k, n, NULL) + work : 0;
+}
+
+static int is_for_device(const ccq_plan *plan, const ccq_action *a)
+{
+    return a->to == CCQ_TYPE_WINT2 && !ccq_works_whole(plan, a);
+}
+
+/* The largest block of the plan. */
+static void measure(ccq_device_encoder *d)
+{
+    const ccq_plan *plan = d->engine->plan;
+    for (size_t i = 0; i < plan->count; i++) {
+        const ccq_action *a = &plan->action[i];
+        if (!is_for_device(plan, a))
+            continue;
+        int64_t n = ccq_block_columns(&d->engine->budget, a);
+        uint64_t size = flight_bytes(d, a->k, n), back = results_at(NULL, a->k, n, NULL);
+        d->capacity = size > d->capacity ? size : d->capacity;
+        d->results = size && back > d->results ? back : d->results;
+    }
+}
+
+/* Whatever the device has room for, the largest block or less. */
+static int allocate(ccq_device_encoder *d)
+{
+    uint64_t room = 0;
+    int code = ccq_gpu_alloc(d->gpu, sizeof d->engine->encoder, &d->tables);
+    if (!code)
+        code = ccq_gpu_encode(d->gpu)->tables(d->gpu, &d->engine->encoder, d->tables);
+    if (!code)
+        code = ccq_gpu_room(d->gpu, &room);
+    uint64_t most = room / 8 * 7 / CCQ_DEVICE_FLIGHTS;
+    d->capacity = d->capacity < most ? d->capacity : most;
+    for (int i = 0; i < CCQ_DEVICE_FLIGHTS && !code; i++) {
+        code = ccq_gpu_alloc(d->gpu, (size_t)d->capacity, &d->flight[i].device);
+        if (!code)
+            code = ccq_gpu_pin(d->gpu, (size_t)d->results, &d->flight[i].pinned);
+    }
+    return code;
+}
+
+/* ---- Open and close --------------------------------------------------------------- */
+
+static void warn(const ccq_device_encoder *d, const char *what)
+{
+    const ccq_quantize_run_options *run = d->engine->run;
+    char text[CCQ_GPU_TEXT + 64];
+    snprintf(text, sizeof text, "%s; %s", ccq_gpu_error(d->gpu), what);
+    if (run->warn)
+        run->warn(run->ctx, text);
+}
+
+ccq_code ccq_device_encoder_open(ccq_device_encoder **to, ccq_engine *engine, ccq_error *err)
+{
+    ccq_gpu *gpu = engine->run->gpu;
+    *to = NULL;
+    if (!gpu || !ccq_gpu_encode(gpu))
+        return CCQ_OK;
+    ccq_device_encoder *d = calloc(1, sizeof *d);
+    if (!d)
+        return ccq_fail(err, CCQ_NO_MEMORY, "encoder: out of memory");
+    d->engine = engine;
+    d->gpu = gpu;
+    measure(d);
+    int code = d->capacity ? allocate(d) : CCQ_GPU_OK;
+    if (!code && d->capacity) {
+        *to = d;
+        return CCQ_OK;
+    }
+    if (code)
+        warn(d, "the CPU encodes");
+    ccq_device_encoder_close(d);
+    return CCQ_OK;
+}
+
+void ccq_device_encoder_close(ccq_device_encoder *d)
+{
+    if (!d)
+        return;
+    ccq_gpu_wait_all(d->gpu);
+    for (int i = 0; i < CCQ_DEVICE_FLIGHTS; i++) {
+        ccq_gpu_free(d->gpu, d->flight[i].device);
+        ccq_gpu_unpin(d->gpu, d->flight[i].pinned);
+    }
+    ccq_gpu_free(d->gpu, d->tables);
+    ccq_gpu_queue(d->gpu, 0);
+    free(d);
+}
+
+/* ---- Out --------------------------------------------------------------------------- */
+
+int ccq_device_takes(ccq_device_encoder *d, const ccq_unit *u)
+{
+    if (!d || u->kind != CCQ_UNIT_BLOCK)
+        return 0;
+    const ccq_action *a = &d->engine->plan->action[u->action];
+    if (!is_for_device(d->engine->plan, a))
+        return 0;
+    uint64_t size = d->gone ? 0 : flight_bytes(d, a->k, u->nc);
+    int takes = size && size <= d->capacity && results_at(NULL, a->k, u->nc, NULL) <= d->results;
+    d->engine->device.cpu_blocks += !takes;
+    return takes;
+}
+
+int ccq_device_flights(const ccq_device_encoder *d)
+{
+    return d ? d->count : 0;
+}
+
+static int queue_of(const ccq_device_encoder *d, const flight *f)
+{
+    return (int)(f - d->flight);
+}
+
+/* Brought, encoded and fetched, on a queue of its own. */
+static int start(ccq_device_encoder *d, flight *f)
+{
+    const ccq_quantize_options *o = &d->engine->plan->options;
+    const ccq_encode_params params = {o->effort, o->gain, o->order};
+    int64_t k = d->engine->plan->action[f->unit.action].k, n = f->unit.nc;
+    char *base = f->device, *back = base + weights_bytes(k, n);
+    results r = {0};
+    uint64_t size = results_at(back, k, n, &r);
+    const ccq_gpu_columns p = {(uint16_t *)(void *)base, k, n, f->unit.strip, r.weight, r.scale,
+                               r.super, r.code_scale, r.code_zp, r.status, r.error, r.energy,
+                               r.max_error, back + size};
+    ccq_gpu_queue(d->gpu, queue_of(d, f));
+    int code = ccq_gpu_upload(d->gpu, base, f->unit.data, 2 * (size_t)k * (size_t)n);
+    if (!code)
+        code = ccq_gpu_encode(d->gpu)->columns(d->gpu, d->tables, &params, &p);
+    return code ? code : ccq_gpu_download(d->gpu, f->pinned, back, (size_t)size);
+}
+
+static void fail(ccq_device_encoder *d, flight *f)
+{
+    if (!d->gone)
+        warn(d, "the CPU goes on");
+    d->gone = f->failed = 1;
+}
+
+void ccq_device_start(ccq_device_encoder *d, const ccq_unit *u)
+{
+    flight *f = &d->flight[(d->first + d->count) % CCQ_DEVICE_FLIGHTS];
+    if (!d->count++)
+        d->begin = now();
+    f->unit = *u;
+    f->failed = 0;
+    if (start(d, f))
+        fail(d, f);
+}
+
+/* ---- And back ----------------------------------------------------------------------- */
+
+const ccq_unit *ccq_device_oldest(const ccq_device_encoder *d)
+{
+    return &d->flight[d->first].unit;
+}
+
+/* Columns [rows][nc] to their place. */
+static void place_rows(const uint8_t *from, int64_t rows, const ccq_columns *c, int64_t n,
+                       void *plane)
+{
+    uint8_t *to = (uint8_t *)plane + c->n0;
+    for (int64_t r = 0; r < rows; r++)
+        memcpy(to + r * n, from + r * c->nc, (size_t)c->nc);
+}
+
+static void place(const results *r, const ccq_columns *c, ccq_planes *p)
+{
+    size_t n = (size_t)c->nc;
+    place_rows(r->weight, p->k / CCQ_WINDOWS, c, p->n, p->plane[0]);
+    place_rows(r->scale, p->k / (2 * CCQ_GROUP), c, p->n, p->plane[1]);
+    memcpy((uint16_t *)p->plane[2] + c->n0, r->super, n * sizeof *r->super);
+    memcpy((float *)p->plane[3] + c->n0, r->code_scale, n * sizeof *r->code_scale);
+    memcpy((float *)p->plane[4] + c->n0, r->code_zp, n * sizeof *r->code_zp);
+}
+
+ccq_code ccq_device_land(ccq_device_encoder *d, const ccq_columns *c, ccq_planes *planes,
+                         ccq_outcome *outcome, ccq_error *err)
+{
+    ccq_device_figures *sum = &d->engine->device;
+    flight *f = &d->flight[d->first];
+    results r = {0};
+    ccq_gpu_queue(d->gpu, queue_of(d, f));
+    if (!f->failed && ccq_gpu_wait(d->gpu))
+        fail(d, f);
+    d->first = (d->first + 1) % CCQ_DEVICE_FLIGHTS;
+    if (!--d->count)
+        sum->seconds += now() - d->begin;
+    if (f->failed) {
+        sum->cpu_blocks++;
+        return ccq_quantize_columns(d->engine, c, planes, outcome, err);
+    }
+    results_at(f->pinned, c->a->k, c->nc, &r);
+    const ccq_figures figures = {r.error, r.energy, r.max_error, r.status};
+    ccq_code code = ccq_quantize_sum(d->engine, c, &figures, outcome, err);
+    if (code)
+        return code;
+    place(&r, c, planes);
+    sum->blocks++;
+    sum->weights += (uint64_t)c->a->k * (uint64_t)c->nc;
+    return CCQ_OK;
+}
