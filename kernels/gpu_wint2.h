@@ -39,10 +39,10 @@ typedef struct ccq_gpu_wint2_found {
  *     gu = R(x[from[i]] . up_gate); a = R(silu(gate) * up); y[i] = R(a . down)
  * x: [..][up_gate.k]. up_gate, down: [experts] in device memory. rounding: CCQ_ROUND_FUSED,
  * CCQ_ROUND_UNZIP: weights are rounded as FastDeploy does, and R is to bf16; CCQ_ROUND_NONE: no
- * weight is rounded, and R rounds with round = 1 alone. order: CCQ_ORDER_* of the rows of both matrices. rows: start[experts], most: rows of the busiest
- * expert at most (the grid is made of it; when recorded, the number of rows of the step).
- * large = 1: kernels for many rows an expert, which may wait for `start`, and are
- * not to be recorded. work: wint2_work() bytes. */
+ * weight is rounded, and R rounds with round = 1 alone. order: CCQ_ORDER_* of the rows of both
+ * matrices. rows: start[experts], most: rows of the busiest expert at most (the grid is made of
+ * it; when recorded, the number of rows of the step). large = 1: kernels for many rows an
+ * expert, which may wait for `start` and are not to be recorded. work: wint2_work() bytes. */
 typedef struct ccq_gpu_experts {
     const ccq_gpu_matrix *up_gate, *down;           /* device */
     const ccq_gpu_matrix *host_up_gate, *host_down; /* host: the same */
@@ -62,7 +62,8 @@ struct ccq_gpu_wint2_ops {
      * ccq_gpu_wint2_bytes(); *matrix then points into it. found is host. Waits. */
     int (*repack)(ccq_gpu *gpu, const ccq_weight *w, int swiglu, void *to, ccq_gpu_matrix *matrix,
                   ccq_gpu_wint2_found *found);
-    /* The bf16 weights again, [k][n] as a checkpoint has them; for tests and `large`. */
+    /* The bf16 weights again, [k][n] as a checkpoint has them; for tests. rounding NONE: the
+     * bf16 next to the unrounded ones. */
     int (*unpack)(ccq_gpu *gpu, const ccq_gpu_matrix *matrix, int swiglu, int rounding, int order,
                   uint16_t *to);
     int (*experts)(ccq_gpu *gpu, const ccq_gpu_experts *p);

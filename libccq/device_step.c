@@ -331,8 +331,9 @@ static ccq_code all_layers(step *t, ccq_error *err)
 static int can_record(const step *t)
 {
     const ccq_session *s = t->s;
-/* ---- A step -------------------------------------------------------------------------- */
-           s->span_count == (size_t)t->rows && s->m->device->resident == s->m->arch->layers;
+    return ccq_gpu_kind(t->d->gpu) == CCQ_GPU_CUDA && !s->parts &&
+           t->rows < CCQ_DEVICE_GRAPHS && is_few(t) && s->span_count == (size_t)t->rows &&
+           s->m->device->resident == s->m->arch->layers;
 }
 
 static ccq_code record(step *t, ccq_error *err)
