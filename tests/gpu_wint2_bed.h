@@ -77,7 +77,8 @@ static inline void column_constants(uint64_t *seed, int64_t c, int nasty, float 
         *super = 0;
 }
 
-static inline tensors make_tensors(ccq_gpu *gpu, uint64_t *seed, int64_t k, int64_t n, int nasty, float scale)
+static inline tensors make_tensors(ccq_gpu *gpu, uint64_t *seed, int64_t k, int64_t n, int nasty,
+                                   float scale)
 {
     uint8_t *data = malloc((size_t)(k * n / 4)), *local = malloc((size_t)(k * n / 128));
     uint16_t *super = malloc((size_t)n * 2);

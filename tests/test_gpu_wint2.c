@@ -181,7 +181,8 @@ static void test_refused(void)
     CHECK(!ccq_gpu_wint2_bytes(INT64_MAX / 128 * 128, 16), "a shape past all memory");
     CHECK(ccq_gpu_wint2(gpu)->repack(gpu, &w, 0, NULL, &m, &found) == CCQ_GPU_FAILED, "K = 192");
     w.k = 128, w.n = 48;
-    CHECK(ccq_gpu_wint2(gpu)->repack(gpu, &w, 1, NULL, &m, &found) == CCQ_GPU_FAILED, "half a pair");
+    CHECK(ccq_gpu_wint2(gpu)->repack(gpu, &w, 1, NULL, &m, &found) == CCQ_GPU_FAILED,
+          "half a pair");
 }
 
 int main(int argc, char **argv)

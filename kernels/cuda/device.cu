@@ -1,6 +1,7 @@
 /* Devices, memory and streams of CUDA. The runtime is linked in, so that a program starts
  * where there is no driver. */
 #include "kernels/cuda/blas.cuh"
+#include "kernels/gpu/wint2_device.h"
 
 #include <cstdio>
 #include <cstdlib>
@@ -196,7 +197,7 @@ static void close_cuda(ccq_gpu *gpu)
 static const ccq_gpu_device device = {
     CCQ_GPU_CUDA, close_cuda, room,   alloc,  release,  pin,    unpin,      after,   wait,
     upload,       download,   copy,   fill,   mark,     between, record,    recorded, replay,
-    graph_free,   &ccq_gpu_model_cuda, nullptr, &ccq_gpu_encode_cuda,
+    graph_free,   &ccq_gpu_model_cuda, &ccq_gpu_wint2_cuda, &ccq_gpu_encode_cuda,
 };
 
 static int describe(ccq_gpu *gpu, int index)

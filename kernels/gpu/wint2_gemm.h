@@ -353,7 +353,8 @@ CCQ_W2_FN void ccq_w2_leave(ccq_w2_shape s, const ccq_w2_thread *t, int thread, 
             CCQ_W2_UNROLL
             for (i = 0; i < 4; i++)
                 bits[i] = ccq_w2_bits(t->sum[tile][j][i]);
-            ccq_w2_store16(shared + ccq_w2_sums_at(s, thread / 32, tile, j) + thread % 32 * 16, bits);
+            ccq_w2_store16(shared + ccq_w2_sums_at(s, thread / 32, tile, j) + thread % 32 * 16,
+                           bits);
         }
 }
 
