@@ -1,6 +1,7 @@
 #include "libccq/device_encode.h"
 
 #include "kernels/gpu_encode.h"
+#include "libccq/device_check.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,13 +11,7 @@
 enum { ALIGN = 256 };
 
 /* Where the results of a block lie, on the device and, as they are fetched, in memory. */
-typedef struct results {
-    uint8_t *weight, *scale;
-    uint16_t *super;
-    float *code_scale, *code_zp;
-    uint8_t *status;
-    double *error, *energy, *max_error;
-} results;
+typedef ccq_columns_got results;
 
 typedef struct flight {
     ccq_unit unit;
@@ -33,6 +28,7 @@ struct ccq_device_encoder {
     flight flight[CCQ_DEVICE_FLIGHTS];
     int first, count; /* around */
     int gone;         /* the device has failed */
+    ccq_device_check *check;
     double begin;     /* since when something is in flight */
 };
 
@@ -88,10 +84,11 @@ static int is_for_device(const ccq_plan *plan, const ccq_action *a)
     return a->to == CCQ_TYPE_WINT2 && !ccq_works_whole(plan, a);
 }
 
-/* The largest block of the plan. */
-static void measure(ccq_device_encoder *d)
+/* The largest block of the plan; the rows of its longest column. */
+static int64_t measure(ccq_device_encoder *d)
 {
     const ccq_plan *plan = d->engine->plan;
+    int64_t longest = CCQ_GROUP;
     for (size_t i = 0; i < plan->count; i++) {
         const ccq_action *a = &plan->action[i];
         if (!is_for_device(plan, a))
@@ -100,7 +97,9 @@ static void measure(ccq_device_encoder *d)
         uint64_t size = flight_bytes(d, a->k, n), back = results_at(NULL, a->k, n, NULL);
         d->capacity = size > d->capacity ? size : d->capacity;
         d->results = size && back > d->results ? back : d->results;
+        longest = a->k > longest ? a->k : longest;
     }
+    return longest;
 }
 
 /* Whatever the device has room for, the largest block or less. */
@@ -144,7 +143,11 @@ ccq_code ccq_device_encoder_open(ccq_device_encoder **to, ccq_engine *engine, cc
         return ccq_fail(err, CCQ_NO_MEMORY, "encoder: out of memory");
     d->engine = engine;
     d->gpu = gpu;
-    measure(d);
+    int64_t longest = measure(d);
+    if (!(d->check = ccq_device_check_new(engine, longest))) {
+        free(d);
+        return ccq_fail(err, CCQ_NO_MEMORY, "encoder: out of memory");
+    }
     int code = d->capacity ? allocate(d) : CCQ_GPU_OK;
     if (!code && d->capacity) {
         *to = d;
@@ -167,6 +170,7 @@ void ccq_device_encoder_close(ccq_device_encoder *d)
     }
     ccq_gpu_free(d->gpu, d->tables);
     ccq_gpu_queue(d->gpu, 0);
+    ccq_device_check_free(d->check);
     free(d);
 }
 
@@ -276,7 +280,9 @@ ccq_code ccq_device_land(ccq_device_encoder *d, const ccq_columns *c, ccq_planes
     }
     results_at(f->pinned, c->a->k, c->nc, &r);
     const ccq_figures figures = {r.error, r.energy, r.max_error, r.status};
-    ccq_code code = ccq_quantize_sum(d->engine, c, &figures, outcome, err);
+    ccq_code code = ccq_device_check_block(d->check, c, &r, err);
+    if (!code)
+        code = ccq_quantize_sum(d->engine, c, &figures, outcome, err);
     if (code)
         return code;
     place(&r, c, planes);

@@ -175,6 +175,51 @@ static void check_scene(const scene *s, uint64_t limit, uint32_t want,
     ccq_gpu_close(gpu);
 }
 
+/* ---- A device that is wrong ----------------------------------------------- */
+
+static int wrong_download(ccq_gpu *gpu, void *to, const void *from, size_t size)
+{
+    int code = real->download(gpu, to, from, size);
+    for (size_t i = 0; i < size; i++)
+        ((uint8_t *)to)[i] ^= 1;
+    return code;
+}
+
+/* It must not end in a checkpoint. */
+static void check_wrong(void)
+{
+    char why[CCQ_GPU_TEXT], out[] = "/tmp/ccq-device-XXXXXX", inner[64], command[128];
+    ccq_gpu_device mine;
+    ccq_gpu *gpu;
+    ccq_quantize_options o;
+    ccq_quantize_result r;
+    ccq_plan *plan;
+    ccq_error err;
+
+    REQUIRE(mkdtemp(out), "mkdtemp");
+    snprintf(inner, sizeof inner, "%s/out", out);
+    REQUIRE(!ccq_gpu_open(CCQ_GPU_HOST, 0, &gpu, why), "%s", why);
+    real = gpu->device;
+    mine = *real;
+    mine.download = wrong_download;
+    gpu->device = &mine;
+    ccq_quantize_defaults(&o);
+    o.effort = CCQ_EFFORT_FAST;
+    o.w4_end_layer = 3;
+    o.no_sync = 1;
+    REQUIRE(!ccq_plan_make(&plan, src, &o, inner, &err), "%s", err.text);
+    ccq_quantize_run_options ro = {.pool = pool, .ops = &ops, .gpu = gpu, .warn = warn};
+    ccq_code code = ccq_quantize_run(plan, &ro, &r, &err);
+    CHECK(code == CCQ_BUG, "a device that is wrong: %s", code ? err.text : "nothing is said");
+    CHECK(access(inner, F_OK) != 0, "a device that is wrong leaves %s", inner);
+    ccq_quantize_result_free(&r);
+    ccq_plan_free(plan);
+    gpu->device = real;
+    ccq_gpu_close(gpu);
+    snprintf(command, sizeof command, "rm -r %s", out);
+    REQUIRE(!system(command), "%s", command);
+}
+
 int main(void)
 {
     ccq_error err;
@@ -189,6 +234,7 @@ int main(void)
     for (size_t i = 0; i < sizeof scenes / sizeof *scenes; i++)
         for (uint64_t limit = 0; limit < 2; limit++)
             check_scene(&scenes[i], limit, want, &cpu);
+    check_wrong();
     ccq_quantize_result_free(&cpu);
     ccq_quantize_result_free(&few);
     ccq_source_close(src);
