@@ -29,9 +29,10 @@ static __device__ void few_block(const ccq_gpu_few &p, int64_t tile, int64_t pie
     }
 }
 
-/* Tiles are grid.x, pieces grid.y. */
+/* Tiles are grid.x, pieces grid.y. Two blocks at a time: one loads while one multiplies. */
 template <int TYPE, int ROWS>
-static __global__ void __launch_bounds__(CCQ_GPU_THREADS) few_kernel(const ccq_gpu_few p)
+static __global__ void __launch_bounds__(CCQ_GPU_THREADS, TYPE == CCQ_W_WINT2 ? 1 : 2)
+    few_kernel(const ccq_gpu_few p)
 {
     __shared__ ccq_gpu_few_shared s;
     few_block<TYPE, ROWS>(p, blockIdx.x, blockIdx.y, &s);
@@ -46,7 +47,8 @@ static __global__ void join_kernel(const ccq_gpu_few p)
 
 /* Tiles are grid.x, experts grid.y. */
 template <int TYPE>
-static __global__ void __launch_bounds__(CCQ_GPU_THREADS) groups_kernel(const ccq_gpu_groups g)
+static __global__ void __launch_bounds__(CCQ_GPU_THREADS, TYPE == CCQ_W_WINT2 ? 1 : 2)
+    groups_kernel(const ccq_gpu_groups g)
 {
     __shared__ ccq_gpu_few_shared s;
     int64_t e = blockIdx.y, end = g.start[e + 1];

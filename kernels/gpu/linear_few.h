@@ -107,24 +107,28 @@ CCQ_INLINE void ccq_gpu_few_begin(const ccq_gpu_few *p, int type, int rows, int6
 
 /* ---- A chunk, before the barrier ----------------------------------------- */
 
+/* A thread has one row of x, and every stride-th element of it: addresses that differ by
+ * constants, in memory as in shared memory. */
 CCQ_INLINE void ccq_gpu_few_stage(const ccq_gpu_few *p, int type, int rows, int64_t k0, int t,
                                   ccq_gpu_few_shared *s)
 {
-    int count = ccq_gpu_few_chunk(type) * rows, steps = (count - 1) / CCQ_GPU_THREADS + 1;
-    float x[16];
+    int r = t % rows, k = t / rows, stride = CCQ_GPU_THREADS / rows;
+    int chunk = ccq_gpu_few_chunk(type), left = (int)ccq_gpu_min(chunk, p->w.k - k0);
+    const float *from = p->x + r * p->ldx + k0 + k;
+    float *to = s->f + ccq_gpu_few_at(type, rows, k) + r, x[16];
 
+    left = r < p->rows ? left : 0;
     CCQ_UNROLL
-    for (int j = 0; j < steps; j++) {
-        int i = t + j * CCQ_GPU_THREADS, k = i / rows, r = i % rows;
-        x[j] = i < count && k0 + k < p->w.k && r < p->rows ? p->x[r * p->ldx + k0 + k] : 0;
-    }
+    for (int j = 0; j * stride < chunk; j++)
+        x[j] = k + j * stride < left ? from[j * stride] : 0;
     CCQ_UNROLL
-    for (int j = 0; j < steps; j++) {
-        int i = t + j * CCQ_GPU_THREADS, k = i / rows;
+    for (int j = 0; j * stride < chunk; j++) {
+        if (k + j * stride >= chunk)
+            continue;
         if (type == CCQ_W_WINT2)
-            k = (int)ccq_wint2_stored_row(k, p->w.order);
-        if (i < count)
-            s->f[ccq_gpu_few_at(type, rows, k) + i % rows] = x[j];
+            s->f[(int)ccq_wint2_stored_row(k + j * stride, p->w.order) * rows + r] = x[j];
+        else
+            to[ccq_gpu_few_at(type, rows, j * stride)] = x[j];
     }
 }
 
