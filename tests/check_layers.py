@@ -116,7 +116,7 @@ def check_symbols(build):
             if len(words) < 7 or len(words[2]) != 1 or words[2] in "UwvNn":
                 continue
             name, kind, section = words[0], words[2], words[6]
-            if name.startswith(("__", ".", "_GLOBAL__", "asan.", "llvm")):
+            if name.startswith(("__", ".", "_GLOBAL__", "asan.", "llvm", "DW.ref.")):
                 continue  # the compiler's own
             if "__fatDeviceText" in name or "__cudaFatCubinHandle" in name or "__cudart" in name:
                 continue  # nvcc's own

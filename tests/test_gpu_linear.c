@@ -46,7 +46,8 @@ static float *block_scales(bed *b, int64_t k, int64_t n)
 /* Lines that ccq writes, negative ones, and ones that are in range of nothing. */
 static void make_lines(bed *b, ccq_weight *w)
 {
-    float *cs = bed_host(b, (size_t)w->n * sizeof *cs), *zp = bed_host(b, (size_t)w->n * sizeof *zp);
+    float *cs = bed_host(b, (size_t)w->n * sizeof *cs);
+    float *zp = bed_host(b, (size_t)w->n * sizeof *zp);
     uint16_t *super = narrow_floats(b, w->n, 0.001f);
 
     for (int64_t i = 0; i < w->n; i++) {

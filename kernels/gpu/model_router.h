@@ -32,7 +32,8 @@ CCQ_INLINE ccq_gpu_router_grid ccq_gpu_router_plan(int64_t rows, int64_t hidden,
 
     g.experts = ccq_gpu_ceil(experts, CCQ_GPU_ROUTER_LANES);
     g.rows = ccq_gpu_ceil(rows, CCQ_GPU_ROUTER_ROWS);
-    g.pieces = ccq_gpu_min(most, ccq_gpu_max(1, multiprocessors / ccq_gpu_max(1, g.experts * g.rows)));
+    g.pieces = multiprocessors / ccq_gpu_max(1, g.experts * g.rows);
+    g.pieces = ccq_gpu_min(most, ccq_gpu_max(1, g.pieces));
     return g;
 }
 
