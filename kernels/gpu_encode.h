@@ -1,7 +1,8 @@
-/* The encoder on a device: the bytes of kernels/encode.h, for efforts fast and normal.
+/* The encoder on a device: the bytes of kernels/encode.h (best encodes as normal).
  *
  * Pointers are device memory. Sums and decisions are those of the CPU in the same order, so
- * every output is the same bits. All return CCQ_GPU_*. */
+ * every output is the same bits; only figures that are NaN, of columns that are HUGE, may have
+ * another sign. All return CCQ_GPU_*. */
 #ifndef CCQ_KERNELS_GPU_ENCODE_H
 #define CCQ_KERNELS_GPU_ENCODE_H
 
@@ -24,14 +25,16 @@ typedef struct ccq_gpu_columns {
     float *code_scale, *code_zp;
     uint8_t *status;  /* [n]: CCQ_COLUMN_* */
     double *error, *energy, *max_error; /* [n] */
-    void *work;       /* encode_work() bytes */
+    void *work;       /* work() bytes */
 } ccq_gpu_columns;
 
 struct ccq_gpu_encode_ops {
-    /* The code tables of enc (host), once before encoding; to: sizeof(ccq_encoder) bytes. */
+    /* The code tables of enc (host), once before encoding; to: sizeof(ccq_encoder) bytes are
+     * enough. */
     int (*tables)(ccq_gpu *gpu, const ccq_encoder *enc, void *to);
     int (*columns)(ccq_gpu *gpu, const void *tables, const ccq_encode_params *params,
                    const ccq_gpu_columns *p);
+    /* 0: k x n is not served (k no multiple of 128, or a column too long for a block). */
     size_t (*work)(const ccq_gpu *gpu, int64_t k, int64_t n);
 };
 

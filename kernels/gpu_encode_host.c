@@ -14,6 +14,8 @@ typedef struct block {
     ccq_search_thread *th; /* [threads] */
 } block;
 
+_Static_assert(CCQ_BOOKS * sizeof(ccq_gpu_line) <= sizeof(ccq_encoder), "tables do not fit");
+
 static int tables(ccq_gpu *gpu, const ccq_encoder *enc, void *to)
 {
     ccq_gpu_line *line = to;

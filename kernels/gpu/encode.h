@@ -23,6 +23,20 @@
 #endif
 #define CCQ_ENCODE_INLINE static inline __attribute__((always_inline)) CCQ_HD
 
+/* Four bytes at once, from and to where they are aligned. */
+CCQ_ENCODE_INLINE uint32_t ccq_encode_load4(const uint8_t *from)
+{
+    uint32_t v;
+
+    memcpy(&v, __builtin_assume_aligned(from, 4), sizeof v);
+    return v;
+}
+
+CCQ_ENCODE_INLINE void ccq_encode_store4(uint8_t *to, uint32_t v)
+{
+    memcpy(__builtin_assume_aligned(to, 4), &v, sizeof v);
+}
+
 /* A line as the search wants it. */
 typedef struct ccq_gpu_code {
     uint32_t values; /* four int8, the first one low */
@@ -180,7 +194,7 @@ static inline CCQ_HD void ccq_place_read(const ccq_gpu_columns *p, const ccq_gpu
         if (n >= p->n || row + 4 * word >= rows)
             continue;
         if (p->status[n] != CCQ_COLUMN_ZERO)
-            memcpy(&v, w->bytes + n * rows + row + 4 * word, 4);
+            v = ccq_encode_load4(w->bytes + n * rows + row + 4 * word);
         sh->tile[column * CCQ_PLACE_LD / 4 + word] = v;
     }
 }

@@ -304,7 +304,7 @@ CCQ_ENCODE_INLINE void ccq_search_pick(ccq_search_thread *th, int locals, int le
             CCQ_ENCODE_UNROLL
             for (int r = 0; r < CCQ_SEARCH_BLOCKS; r++)
                 four |= ((uint32_t)th->m[r][i] & 255u) << 8 * r;
-    memcpy(bytes, &four, 4);
+    ccq_encode_store4(bytes, four);
     if (leader) {
         *local = (uint8_t)l;
         th->sum += (least - l) / 16;
@@ -345,7 +345,8 @@ static inline CCQ_HD void ccq_search_end(ccq_search_shared *sh, const ccq_gpu_en
     const uint8_t *local = ccq_search_local(sh, k, sh->best > 0);
 
     for (int64_t i = t; sh->encoded && i < words; i += threads)
-        memcpy(w->bytes + n * (k / CCQ_WINDOWS) + 4 * i, bytes + 4 * i, 4);
+        ccq_encode_store4(w->bytes + n * (k / CCQ_WINDOWS) + 4 * i,
+                          ccq_encode_load4(bytes + 4 * i));
     for (int64_t i = t; sh->encoded && i < groups; i += threads)
         w->local[n * groups + i] = local[i];
     if (t == 0) {
