@@ -25,6 +25,7 @@ enum { NONE, FAIL, ALL, KILL, SHORT };
 static atomic_long calls;
 static long when;
 static int what, class;
+static atomic_int begun; /* what libraries do before main, and after it, is their own */
 
 __attribute__((constructor)) static void setup(void)
 {
@@ -53,7 +54,7 @@ __attribute__((destructor)) static void report(void)
 /* 1: this call is the one. */
 static int hit(int of)
 {
-    if (of != class)
+    if (of != class || !atomic_load(&begun))
         return 0;
     long n = atomic_fetch_add(&calls, 1) + 1;
     if (what == NONE || n < when || (n > when && what != ALL))
@@ -76,6 +77,14 @@ static int fails(int of, int error)
     type __real_##name(__VA_ARGS__);                                                               \
     type __wrap_##name(__VA_ARGS__);                                                               \
     type __wrap_##name(__VA_ARGS__)
+
+REAL(int, main, int argc, char **argv)
+{
+    atomic_store(&begun, 1);
+    int rc = __real_main(argc, argv);
+    atomic_store(&begun, 0);
+    return rc;
+}
 
 int __real_open64(const char *path, int flags, ...);
 int __wrap_open64(const char *path, int flags, ...);
