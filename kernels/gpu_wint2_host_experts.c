@@ -119,21 +119,24 @@ static void warp_step(ccq_w2_shape s, int form, const ccq_w2_block *b, ccq_w2_th
 static void run_pass(ccq_w2_shape s, const ccq_w2_gemm *p, const ccq_w2_block *b,
                      ccq_w2_thread *t, uint8_t *shared)
 {
+    ccq_w2_known known = ccq_w2_known_of();
     int threads = ccq_w2_threads(s);
     int most = 0;
 
     for (int i = 0; i < threads; i++) {
-        ccq_w2_thread_init(s, p, b, i, t + i);
+        ccq_w2_thread_init(s, p, b, &known, i, t + i);
         most = t[i].blocks > most ? t[i].blocks : most;
     }
-    for (int it = 0; it < most; it++) {
-        uint8_t *slot = shared + it % s.stages * ccq_w2_slot_bytes(s);
+    for (int turn = 0; 2 * turn < most; turn++) {
+        int size = ccq_w2_slot_bytes(s);
+        uint8_t *slots = shared + turn * 2 % s.stages * size;
         for (int i = 0; i < threads; i++)
-            if (it < t[i].blocks)
-                ccq_w2_fetch(s, p, t + i, slot);
+            if (t[i].blocks > 2 * turn)
+                ccq_w2_fetch(s, p, t + i, slots);
         for (int i = 0; i < threads; i += LANES)
-            if (it < t[i].blocks)
-                warp_step(s, p->form, b, t + i, slot);
+            for (int two = 0; two < 2; two++)
+                if (t[i].blocks > 2 * turn + two)
+                    warp_step(s, p->form, b, t + i, slots + two * size);
     }
     for (int i = 0; i < threads; i++)
         ccq_w2_leave(s, t + i, i, shared);

@@ -114,19 +114,6 @@ template <int PENDING> static __device__ __forceinline__ void await_copies()
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
-/* Two blocks of the thread's split into two slots, as far as there are any left after `past`. */
-template <int NT>
-static __device__ __forceinline__ void fetch_two(const ccq_w2_gemm &p, ccq_w2_thread &t, int past,
-                                                 uint8_t *slots)
-{
-    const ccq_w2_shape s = ccq_w2_shape_of(NT);
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-        if (t.blocks > past + i)
-            ccq_w2_fetch(s, &p, &t, slots + i * ccq_w2_slot_bytes(s));
-    commit_copies();
-}
-
 /* All blocks of K of the thread's split, two a turn. The slots of the turn before are filled
  * again: all warps are past them. */
 template <int NT, int FORM, int EXACT>
@@ -134,34 +121,57 @@ static __device__ __forceinline__ void run_blocks(const ccq_w2_gemm &p, ccq_w2_t
                                                   uint8_t *shared)
 {
     const ccq_w2_shape s = ccq_w2_shape_of(NT);
-    const int size = ccq_w2_slot_bytes(s);
-    int most = static_cast<int>((p.k / CCQ_W2_BLOCK + s.ks - 1) / s.ks);
-    uint8_t *last = shared + (s.stages - 2) * size, *before = last, *slots = shared;
+    const int size = ccq_w2_slot_bytes(s), last = (s.stages - 2) * size;
+    int most = static_cast<int>((p.k / CCQ_W2_BLOCK + s.ks - 1) / s.ks), before = last, now = 0;
 
-    fetch_two<NT>(p, t, 0, shared);
-    fetch_two<NT>(p, t, 2, shared + 2 * size);
+#pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+        if (t.blocks > i)
+            ccq_w2_fetch(s, &p, &t, shared + i * size);
+        commit_copies();
+    }
 #pragma unroll 1
     for (; most > 0; most -= 2) {
         await_copies<1>();
         __syncthreads();
-        fetch_two<NT>(p, t, 4, before);
+        if (t.blocks > 4)
+            ccq_w2_fetch(s, &p, &t, shared + before);
+        commit_copies();
 #pragma unroll
         for (int i = 0; i < 2; i++)
             if (t.blocks > i)
-                warp_step<NT, FORM, EXACT>(s, t, slots + i * size);
+                warp_step<NT, FORM, EXACT>(s, t, shared + now + i * size);
         t.blocks -= 2;
-        before = slots;
-        slots = slots == last ? shared : slots + 2 * size;
+        before = now;
+        now = now == last ? 0 : now + 2 * size;
     }
     await_copies<0>();
     __syncthreads();
+}
+
+/* The constants as no compiler knows them: read back from memory that it thinks may change. */
+static __device__ __forceinline__ void keep_known(const ccq_w2_known &from, ccq_w2_known &to)
+{
+    __shared__ ccq_w2_known kept;
+    const volatile ccq_w2_known *seen = &kept;
+
+    if (!threadIdx.x)
+        kept = from;
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        to.one[i] = seen->one[i];
+        to.base[i] = seen->base[i];
+    }
+    to.field = seen->field;
+    to.unit = from.unit;
 }
 
 /* Column group blockIdx.x of expert blockIdx.y, if it has more than `low` rows and at most
  * `high`. */
 template <int NT, int FORM>
 static __global__ void __launch_bounds__(256, NT < 3 ? 2 : 1)
-    experts(ccq_w2_gemm params, int64_t low, int64_t high)
+    experts(ccq_w2_gemm params, ccq_w2_known constants, int64_t low, int64_t high)
 {
     extern __shared__ __align__(16) uint8_t shared[];
     const ccq_w2_shape s = ccq_w2_shape_of(NT);
@@ -170,13 +180,15 @@ static __global__ void __launch_bounds__(256, NT < 3 ? 2 : 1)
     ccq_w2_gemm p = params;
     ccq_w2_block b;
     ccq_w2_thread t;
+    ccq_w2_known known;
 
     if (count <= low || count > high)
         return;
     p.form = FORM;
+    keep_known(constants, known);
     ccq_w2_block_init(s, &p, blockIdx.y, blockIdx.x, &b);
     for (; b.left > 0; ccq_w2_block_next(s, &b)) {
-        ccq_w2_thread_init(s, &p, &b, thread, &t);
+        ccq_w2_thread_init(s, &p, &b, &known, thread, &t);
         if (FORM != CCQ_W2_FORM_U && b.exact)
             run_blocks<NT, FORM, 1>(p, t, shared);
         else
@@ -203,7 +215,7 @@ static int launch(ccq_gpu *gpu, const ccq_w2_gemm *p, int64_t count)
     if (e != cudaSuccess)
         return ccq_cuda_check(gpu, e, "shared memory of wint2 experts");
     experts<NT, FORM><<<grid, ccq_w2_threads(s), static_cast<size_t>(bytes),
-                        ccq_cuda_stream(gpu)>>>(*p, low, high);
+                        ccq_cuda_stream(gpu)>>>(*p, ccq_w2_known_of(), low, high);
     return ccq_cuda_launched(gpu, "wint2 experts");
 }
 

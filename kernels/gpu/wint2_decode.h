@@ -22,10 +22,26 @@ typedef struct ccq_w2_line {
     uint32_t slope, start;
 } ccq_w2_line;
 
-/* Byte q of word as a code word times 2^17, modulo 2^32; its lower 17 bits are anything. */
-CCQ_W2_FN uint32_t ccq_w2_fixed(uint32_t word, int q, ccq_w2_line line)
+/* Constants of the decoder. A kernel gets them from outside: those that a compiler knows it
+ * writes to registers again and again. */
+typedef struct ccq_w2_known {
+    uint32_t one[4];  /* 1 << 8q */
+    uint32_t field;   /* of form G */
+    uint32_t unit;    /* 1 */
+    uint32_t base[4]; /* floats whose last place is 1 at bits 0, 4, 8 and 12 */
+} ccq_w2_known;
+
+CCQ_W2_FN ccq_w2_known ccq_w2_known_of(void)
 {
-    return ccq_w2_byte(word, q) * line.slope + line.start;
+    ccq_w2_known known = {{1, 1u << 8, 1u << 16, 1u << 24}, 0x64006400u, 1,
+                          {150u << 23, 146u << 23, 142u << 23, 138u << 23}};
+    return known;
+}
+
+/* Byte q of word as a code word times 2^17, modulo 2^32; its lower 17 bits are anything. */
+CCQ_W2_FN uint32_t ccq_w2_fixed(uint32_t word, int q, uint32_t one, ccq_w2_line line)
+{
+    return ccq_w2_byte(word, q, one) * line.slope + line.start;
 }
 
 /* The same from the floats of the line, as decoders do it. */
@@ -102,11 +118,18 @@ static inline CCQ_HD ccq_w2_proof ccq_w2_prove(float cs, float zp)
 
 /* Local scale of column u (0: g, 1: g + 8) and group o of a block, from the two bytes of a
  * lane: its bits go where 1.0 is the last place of a float. */
-CCQ_W2_FN float ccq_w2_local(uint32_t bytes, int u, int o)
+CCQ_W2_FN float ccq_w2_local_with(uint32_t bytes, int u, int o, const ccq_w2_known *known)
 {
     int shift = 8 * u + (o ? 0 : 4);
-    uint32_t base = (uint32_t)(150 - shift) << 23;
-    return ccq_w2_float(ccq_w2_masked(bytes, 15u << shift, base)) - ccq_w2_float(base);
+    uint32_t base = known->base[shift / 4];
+    return ccq_w2_float(ccq_w2_masked(bytes, 15u << shift, base)) -
+           ccq_w2_float((uint32_t)(150 - shift) << 23);
+}
+
+CCQ_W2_FN float ccq_w2_local(uint32_t bytes, int u, int o)
+{
+    ccq_w2_known known = ccq_w2_known_of();
+    return ccq_w2_local_with(bytes, u, o, &known);
 }
 
 /* A group's scale as the form wants it. G: l. W, B: in both halves. U: l * super. */
@@ -123,10 +146,10 @@ CCQ_W2_FN uint32_t ccq_w2_scale(int form, float local, float super)
 
 /* Window j (0: the last, w3, 3: the first, w0) of two words, given their upper halves: a word
  * shifted left by one, below it a bit of the fraction. */
-CCQ_W2_FN uint32_t ccq_w2_field_g(uint32_t uppers, int j)
+CCQ_W2_FN uint32_t ccq_w2_field_g(uint32_t uppers, int j, uint32_t field)
 {
     uint32_t q = j & 2 ? uppers >> 6 : uppers;
-    return ccq_w2_masked(q, j & 1 ? 0x03F003F0u : 0x007E007Eu, 0x64006400u);
+    return ccq_w2_masked(q, j & 1 ? 0x03F003F0u : 0x007E007Eu, field);
 }
 
 /* (field - 1024 - 32 steps) / steps * l, fp16: 2 l / 4 is l / 2, 16 l / 256 is l / 16. */
@@ -134,7 +157,7 @@ CCQ_W2_FN uint32_t ccq_w2_field_w(uint32_t uppers, int j, uint32_t local)
 {
     uint32_t slope = ccq_w2_fma_f16(local, j & 1 ? 0x2C002C00u : 0x38003800u, 0x80008000u);
     uint32_t start = ccq_w2_fma_f16(local, j & 1 ? 0xD600D600u : 0xE040E040u, 0x80008000u);
-    return ccq_w2_fma_f16(ccq_w2_field_g(uppers, j), slope, start);
+    return ccq_w2_fma_f16(ccq_w2_field_g(uppers, j, 0x64006400u), slope, start);
 }
 
 /* bf16 has room for one window, as 128 + 2w; half of it less 96 is the value, exactly; then
@@ -153,10 +176,11 @@ CCQ_W2_FN uint32_t ccq_w2_field_u(uint32_t uppers, int j, float scale)
                        ccq_f32_to_bf16((float)(high - CCQ_VALUE_ZERO) * scale));
 }
 
-CCQ_W2_FN uint32_t ccq_w2_field(int form, uint32_t uppers, int j, uint32_t scale)
+CCQ_W2_FN uint32_t ccq_w2_field(int form, uint32_t uppers, int j, uint32_t scale,
+                                const ccq_w2_known *known)
 {
     if (form == CCQ_W2_FORM_G)
-        return ccq_w2_field_g(uppers, j);
+        return ccq_w2_field_g(uppers, j, known->field);
     if (form == CCQ_W2_FORM_W)
         return ccq_w2_field_w(uppers, j, scale);
     if (form == CCQ_W2_FORM_B)
@@ -165,20 +189,23 @@ CCQ_W2_FN uint32_t ccq_w2_field(int form, uint32_t uppers, int j, uint32_t scale
 }
 
 /* A column's words of two bytes 2p, 2p + 1 of word, both shifted by 17; their upper halves. */
-CCQ_W2_FN uint32_t ccq_w2_two(int form, int exact, uint32_t word, int p, ccq_w2_line line)
+CCQ_W2_FN uint32_t ccq_w2_two(int form, int exact, uint32_t word, int p, ccq_w2_line line,
+                              const ccq_w2_known *known)
 {
     int rounding = form == CCQ_W2_FORM_U ? CCQ_ROUND_UNZIP : CCQ_ROUND_FUSED;
 
     if (exact)
-        return ccq_w2_uppers(ccq_w2_fixed(word, 2 * p, line), ccq_w2_fixed(word, 2 * p + 1, line));
+        return ccq_w2_uppers(ccq_w2_fixed(word, 2 * p, known->one[2 * p], line),
+                             ccq_w2_fixed(word, 2 * p + 1, known->one[2 * p + 1], line));
     return ccq_w2_uppers(ccq_w2_plain(word, 2 * p, line, rounding),
                          ccq_w2_plain(word, 2 * p + 1, line, rounding));
 }
 
 /* The A registers of a group's four products: a[m][0..3]. word, line, scale: of columns g and
  * g + 8. */
-CCQ_W2_FN void ccq_w2_group(int form, int exact, const uint32_t word[2], const ccq_w2_line line[2],
-                            const uint32_t scale[2], uint32_t a[4][4])
+CCQ_W2_FN void ccq_w2_group_with(int form, int exact, const uint32_t word[2],
+                                 const ccq_w2_line line[2], const uint32_t scale[2],
+                                 const ccq_w2_known *known, uint32_t a[4][4])
 {
     int p, u, j;
 
@@ -186,11 +213,18 @@ CCQ_W2_FN void ccq_w2_group(int form, int exact, const uint32_t word[2], const c
     for (p = 0; p < 2; p++)
         CCQ_W2_UNROLL
         for (u = 0; u < 2; u++) {
-            uint32_t uppers = ccq_w2_two(form, exact, word[u], p, line[u]);
+            uint32_t uppers = ccq_w2_two(form, exact, word[u], p, line[u], known);
             CCQ_W2_UNROLL
             for (j = 0; j < 4; j++)
-                a[2 * p + j / 2][2 * (j % 2) + u] = ccq_w2_field(form, uppers, j, scale[u]);
+                a[2 * p + j / 2][2 * (j % 2) + u] = ccq_w2_field(form, uppers, j, scale[u], known);
         }
+}
+
+CCQ_W2_FN void ccq_w2_group(int form, int exact, const uint32_t word[2], const ccq_w2_line line[2],
+                            const uint32_t scale[2], uint32_t a[4][4])
+{
+    ccq_w2_known known = ccq_w2_known_of();
+    ccq_w2_group_with(form, exact, word, line, scale, &known, a);
 }
 
 /* What x is multiplied with in half i of a staged group, so that a field's step counts 1, and

@@ -64,7 +64,7 @@ typedef struct ccq_w2_block {
 /* One thread. Pointers: what it fetches next. Offsets are in a slot. */
 typedef struct ccq_w2_thread {
     int split, pair, blocks; /* blocks of 128 rows of its split */
-    uint32_t one, step;      /* 1, and rows there are, as the compiler does not know them */
+    ccq_w2_known known;
     const uint8_t *codes[2], *locals, *x, *start;
     int put_codes, put_locals, put_x, put_start;
     int left; /* rows of the pass, from that of the first piece of x on */
@@ -133,8 +133,6 @@ CCQ_W2_FN void ccq_w2_thread_keep(ccq_w2_thread *t)
 {
 #ifdef __CUDA_ARCH__
     int lane = (int)(threadIdx.x % 32);
-    t->one = __shfl_sync(~0u, t->one, lane);
-    t->step = __shfl_sync(~0u, t->step, lane);
     t->put_codes = __shfl_sync(~0u, t->put_codes, lane);
     t->put_locals = __shfl_sync(~0u, t->put_locals, lane);
     t->put_x = __shfl_sync(~0u, t->put_x, lane);
@@ -149,29 +147,37 @@ CCQ_W2_FN void ccq_w2_thread_keep(ccq_w2_thread *t)
 #endif
 }
 
+/* How often the threads of a split fetch what sums of two blocks start from. */
+CCQ_W2_FN int ccq_w2_starts(ccq_w2_shape s)
+{
+    return 64 * s.nt <= 32 * s.cw ? 1 : 2;
+}
+
 /* Where the thread finds and puts its share of x. peer: its number in the split. What sums
  * start from is laid out as tensor cores hold it, sums of rows 2t, 2t + 1, 2t, 2t + 1. */
 CCQ_W2_FN void ccq_w2_thread_x(ccq_w2_shape s, const ccq_w2_gemm *p, const ccq_w2_block *b,
                                int peer, int64_t begin, ccq_w2_thread *t)
 {
     int x = ccq_w2_x_slot(s) + t->split * (s.nt * CCQ_W2_TOKENS * CCQ_W2_X);
-    int token = peer / 16 % s.nt * 8 + peer / 4 % 4 * 2 + peer % 2, group = peer / (16 * s.nt);
+    int start = ccq_w2_start_slot(s) + t->split * (s.nt * CCQ_W2_START);
+    int second = ccq_w2_starts(s) == 1 ? peer / (32 * s.nt) : 0, i = peer % (32 * s.nt);
+    int token = i / 16 % s.nt * 8 + i / 4 % 4 * 2 + i % 2, group = i / (16 * s.nt);
 
     t->left = (b->left < 8 * s.nt ? (int)b->left : 8 * s.nt) - peer / 16;
-    t->fetches = peer % 32 < 2 ? 1 : 0;
-    if (p->form == CCQ_W2_FORM_G && group < 2 && token < b->left)
+    t->fetches = peer % 32 < 4 ? 1 : 0;
+    if (p->form == CCQ_W2_FORM_G && peer < 64 * s.nt / ccq_w2_starts(s) && token < b->left)
         t->fetches |= 2;
     t->x = p->x + ccq_w2_x_block(b->first + peer / 16, begin, p->rows) + peer % 16 * 16;
-    t->start = p->x + ccq_w2_x_block(b->first + token, begin, p->rows) + CCQ_W2_X_START +
-               group * 4;
+    t->start = p->x + ccq_w2_x_block(b->first + token, begin + second, p->rows) +
+               CCQ_W2_X_START + group * 4;
     t->put_x = x + peer / 16 * CCQ_W2_X + peer % 16 * 16;
-    t->put_start = ccq_w2_start_slot(s) + t->split * (s.nt * CCQ_W2_START) + peer * 4;
+    t->put_start = start + second * ccq_w2_slot_bytes(s) + i * 4;
     t->at_x = x + peer % 32 / 4 * CCQ_W2_X + peer % 4 * 32;
-    t->at_start = t->put_start - peer * 4 + peer % 4 * 16;
+    t->at_start = start + peer % 4 * 16;
 }
 
 CCQ_W2_FN void ccq_w2_thread_init(ccq_w2_shape s, const ccq_w2_gemm *p, const ccq_w2_block *b,
-                                  int thread, ccq_w2_thread *t)
+                                  const ccq_w2_known *known, int thread, ccq_w2_thread *t)
 {
     int64_t blocks = p->k / CCQ_W2_BLOCK, tile, begin;
     int lane = thread % 32, i, u;
@@ -191,13 +197,14 @@ CCQ_W2_FN void ccq_w2_thread_init(ccq_w2_shape s, const ccq_w2_gemm *p, const cc
             t->super[i][u] = b->m.super[c];
         }
     }
-    t->locals = b->m.locals + ccq_w2_piece(tile + lane % 2, begin, p->k) * CCQ_W2_LOCALS;
+    t->locals = b->m.locals + (ccq_w2_piece(tile + lane % 2, begin, p->k) + lane / 2) *
+                                  CCQ_W2_LOCALS;
     t->put_codes = thread / 32 * CCQ_W2_WARP_BYTES + lane * 16;
-    t->put_locals = thread / 32 * CCQ_W2_WARP_BYTES + 2 * CCQ_W2_CODES + lane * CCQ_W2_LOCALS;
+    t->put_locals = thread / 32 * CCQ_W2_WARP_BYTES + 2 * CCQ_W2_CODES +
+                    lane % 2 * CCQ_W2_LOCALS + lane / 2 * ccq_w2_slot_bytes(s);
     t->at_locals = thread / 32 * CCQ_W2_WARP_BYTES + 2 * CCQ_W2_CODES + lane / 4 * 2;
     ccq_w2_thread_x(s, p, b, thread % (32 * s.cw), begin, t);
-    t->one = 1;
-    t->step = (uint32_t)p->rows;
+    t->known = *known;
     ccq_w2_thread_keep(t);
     memset(t->sum, 0, sizeof t->sum);
 }
@@ -225,7 +232,7 @@ CCQ_W2_FN void ccq_w2_fetch4(uint8_t *to, const uint8_t *from)
 #endif
 }
 
-/* p + count * size, in one instruction. */
+/* p + count * size, one instruction. */
 CCQ_W2_FN const uint8_t *ccq_w2_forward(const uint8_t *p, uint32_t count, uint32_t size)
 {
 #ifdef __CUDA_ARCH__
@@ -237,29 +244,54 @@ CCQ_W2_FN const uint8_t *ccq_w2_forward(const uint8_t *p, uint32_t count, uint32
 #endif
 }
 
-/* The thread's share of the next block of its split, into a slot. */
-CCQ_W2_FN void ccq_w2_fetch(ccq_w2_shape s, const ccq_w2_gemm *p, ccq_w2_thread *t, uint8_t *slot)
+/* Rows of x of the next two blocks. */
+CCQ_W2_FN void ccq_w2_fetch_x(ccq_w2_shape s, uint32_t rows, ccq_w2_thread *t, uint8_t *slots)
+{
+    int two, i;
+
+    CCQ_W2_UNROLL
+    for (two = 0; two < 2; two++) {
+        uint8_t *to = slots + t->put_x + two * ccq_w2_slot_bytes(s);
+        CCQ_W2_UNROLL
+        for (i = 0; i < s.nt * 8; i += 2 * s.cw)
+            if (t->left > i)
+                ccq_w2_fetch16(to + i * CCQ_W2_X, t->x + i * CCQ_W2_X);
+        t->x = ccq_w2_forward(t->x, rows, CCQ_W2_X);
+    }
+}
+
+CCQ_W2_FN void ccq_w2_fetch_start(ccq_w2_shape s, uint32_t rows, ccq_w2_thread *t, uint8_t *slots)
+{
+    if (t->fetches & 2) {
+        ccq_w2_fetch4(slots + t->put_start, t->start);
+        if (ccq_w2_starts(s) == 2)
+            ccq_w2_fetch4(slots + t->put_start + ccq_w2_slot_bytes(s),
+                          ccq_w2_forward(t->start, rows, CCQ_W2_X));
+    }
+    t->start = ccq_w2_forward(t->start, rows, 2 * CCQ_W2_X);
+}
+
+/* The thread's share of the next two blocks of its split, into two slots. Where there is one
+ * left the second is of the next split, or whatever lies behind: all of it memory of the
+ * matrix and of `work`, and not looked at. */
+CCQ_W2_FN void ccq_w2_fetch(ccq_w2_shape s, const ccq_w2_gemm *p, ccq_w2_thread *t,
+                            uint8_t *slots)
 {
     int i;
 
     CCQ_W2_UNROLL
     for (i = 0; i < 2; i++) {
-        ccq_w2_fetch16(slot + t->put_codes + i * CCQ_W2_CODES, t->codes[i]);
-        t->codes[i] = ccq_w2_forward(t->codes[i], t->one, CCQ_W2_CODES);
+        uint8_t *to = slots + t->put_codes + i * CCQ_W2_CODES;
+        ccq_w2_fetch16(to, t->codes[i]);
+        ccq_w2_fetch16(to + ccq_w2_slot_bytes(s), t->codes[i] + CCQ_W2_CODES);
+        t->codes[i] = ccq_w2_forward(t->codes[i], t->known.unit, 2 * CCQ_W2_CODES);
     }
     if (t->fetches & 1)
-        ccq_w2_fetch16(slot + t->put_locals, t->locals);
-    t->locals = ccq_w2_forward(t->locals, t->one, CCQ_W2_LOCALS);
-    CCQ_W2_UNROLL
-    for (i = 0; i < s.nt * 8; i += 2 * s.cw)
-        if (t->left > i)
-            ccq_w2_fetch16(slot + t->put_x + i * CCQ_W2_X, t->x + i * CCQ_W2_X);
-    t->x = ccq_w2_forward(t->x, t->step, CCQ_W2_X);
-    if (p->form == CCQ_W2_FORM_G) {
-        if (t->fetches & 2)
-            ccq_w2_fetch4(slot + t->put_start, t->start);
-        t->start = ccq_w2_forward(t->start, t->step, CCQ_W2_X);
-    }
+        ccq_w2_fetch16(slots + t->put_locals, t->locals);
+    t->locals = ccq_w2_forward(t->locals, t->known.unit, 2 * CCQ_W2_LOCALS);
+    ccq_w2_fetch_x(s, (uint32_t)p->rows, t, slots);
+    if (p->form == CCQ_W2_FORM_G)
+        ccq_w2_fetch_start(s, (uint32_t)p->rows, t, slots);
 }
 
 /* ---- A block of 128 rows, up to the tensor cores ------------------------- */
@@ -296,10 +328,10 @@ CCQ_W2_FN void ccq_w2_load_a(int form, int exact, const ccq_w2_thread *t, const 
     ccq_w2_load8(slot + t->put_codes + tile * CCQ_W2_CODES + 8 * o, words);
     CCQ_W2_UNROLL
     for (u = 0; u < 2; u++) {
-        local[u] = ccq_w2_local(locals, u, o);
+        local[u] = ccq_w2_local_with(locals, u, o, &t->known);
         scale[u] = ccq_w2_scale(form, local[u], t->super[tile][u]);
     }
-    ccq_w2_group(form, exact, words, t->line[tile], scale, a);
+    ccq_w2_group_with(form, exact, words, t->line[tile], scale, &t->known, a);
 }
 
 /* B registers of group o for 8 rows: b[2m + hi]. */

@@ -142,12 +142,15 @@ CCQ_W2_FN uint32_t ccq_w2_twice_f16(float f)
 
 /* ---- Integers ------------------------------------------------------------ */
 
-/* Byte q (0..3) of a word. A dot product, as another pipe than that of shifts does it. */
-CCQ_W2_FN uint32_t ccq_w2_byte(uint32_t word, int q)
+/* Byte q (0..3) of a word; one is 1 << 8q. A dot product, as another pipe than that of shifts
+ * does it. */
+CCQ_W2_FN uint32_t ccq_w2_byte(uint32_t word, int q, uint32_t one)
 {
 #ifdef __CUDA_ARCH__
-    return __dp4a(word, 1u << (8 * q), 0u);
+    (void)q;
+    return __dp4a(word, one, 0u);
 #else
+    (void)one;
     return word >> (8 * q) & 255u;
 #endif
 }

@@ -97,7 +97,7 @@ static inline CCQ_HD int32_t ccq_w2_word_of(const ccq_gpu_matrix *m, int64_t p, 
 {
     int exact = m->exact[p / CCQ_W2_TILE] && rounding != CCQ_ROUND_UNZIP;
     ccq_w2_line line = ccq_w2_line_of(m, p, exact);
-    return ccq_w2_word(exact ? ccq_w2_fixed((uint32_t)byte, 0, line)
+    return ccq_w2_word(exact ? ccq_w2_fixed((uint32_t)byte, 0, 1, line)
                              : ccq_w2_plain((uint32_t)byte, 0, line, rounding));
 }
 
