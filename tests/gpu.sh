@@ -3,8 +3,8 @@
 #
 #   sh tests/gpu.sh [BUILD_DIR [OUT_DIR [DEVICE]]]
 #
-# BUILD_DIR (default build) may come from another machine, with the programs' libraries
-# beside them; an NVIDIA driver is all that is needed here, and cuBLAS for dense products.
+# BUILD_DIR (default build) may be a folder that tests/gpu_folder.sh made on another machine:
+# an NVIDIA driver is all that is needed here, and cuBLAS for dense products.
 # OUT_DIR (default gpu-results) gets logs, bench.jsonl and table.txt. DEVICE (default cuda)
 # "host" runs the same on the CPU, small, without tables: a test of this script and of the
 # kernels' code. Exit: 0 all passed, 1 not, 77 there is no GPU.
@@ -15,6 +15,10 @@ build=$(CDPATH='' cd -- "${1:-build}" && pwd) || exit 1
 mkdir -p "${2:-gpu-results}" || exit 1
 out=$(CDPATH='' cd -- "${2:-gpu-results}" && pwd) || exit 1
 device=${3:-cuda}
+for libs in "$build/lib" "${CUDA_HOME:-/usr/local/cuda}/lib64"; do
+  [ -d "$libs" ] && LD_LIBRARY_PATH=$libs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+done
+export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}
 quantize=$build/tools/ccq-quantize
 run=$build/tools/ccq-run
 model=$top/tests/data/ernie-micro
@@ -85,17 +89,16 @@ fi
 "$run" --version >"$out/version.log"
 grep -E '^(cuda|device):' "$out/version.log"
 
-kind=$device
 for test in "$build"/tests/test_gpu*; do
   [ -x "$test" ] && [ ! -d "$test" ] || continue
-  check "$(basename "$test")" "$test" "$kind"
+  check "$(basename "$test")" "$test" "$device"
 done
 if [ "$device" = cuda ] && command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
     for test in "$build"/tests/test_gpu*; do
       [ -x "$test" ] && [ ! -d "$test" ] || continue
       check "$tool-$(basename "$test")" compute-sanitizer --tool "$tool" --error-exitcode 1 \
-        "$test" "$kind"
+        "$test" "$device"
     done
   done
 fi
