@@ -14,13 +14,13 @@
 #     thread     TSan over what has threads: ring, pool, pipeline, resume, calibration, ccq-run
 #     fuzz       100,000 mutations for every fuzz target under ASan and UBSan, and the branches
 #                that they reach
-#     cuda       the GPU kernels compile, with code for each architecture; where the default
-#                build had no nvcc, with one from PyPI
+#     cuda       the GPU kernels compile, with code for each architecture, and the instructions
+#                of their loops are counted; where there is no nvcc, with one from PyPI
 #     man        the man pages
 #
 # All of it is made to end within 30 minutes on two cores, the default suites within 5; every
-# stage says how long it took. The GPU has a stage of its own because sanitizers and other
-# compilers see nothing of it: they build without.
+# stage says how long it took. nvcc takes minutes, and sanitizers and other compilers see nothing
+# of its work: the GPU has a stage of its own, and everything else builds without.
 #
 # The last line is "N passed, N failed, N skipped". The status is 0 when
 # something ran and nothing failed.
@@ -45,6 +45,7 @@ cd "$ccq_top" || exit 1
 # nvcc 13.0 with the headers that the kernels want, as PyPI has them.
 ccq_nvcc='nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88
   nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.* nvidia-cublas==13.0.*'
+ccq_disassembler='nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm'
 passed=0
 failed=0
 skipped=0
@@ -179,25 +180,35 @@ part() {
   run_tests build-thread --timeout-multiplier 10 "$name" --test-args "$*"
 }
 
-# What nvcc made: in the default build, or in one with an nvcc from PyPI.
+# The GPU's kernels: they compile for every architecture, their loops are as short as they
+# were, and programs with them start without a driver. What is not here comes from PyPI.
 cuda() {
   stage "CUDA"
-  cuda_build=build
-  if ! command -v nvcc >/dev/null 2>&1; then
-    cuda_build=build-cuda
-    # shellcheck disable=SC2086 # a list of packages
-    if ! { python3 -m venv build-nvcc && build-nvcc/bin/pip install -q $ccq_nvcc; }; then
-      echo "no nvcc, and none from PyPI: skipped"
-      skipped=$((skipped + 1))
-      return
+  # shellcheck disable=SC2086 # a list of packages
+  if ! command -v nvcc >/dev/null 2>&1 || ! command -v cuobjdump >/dev/null 2>&1; then
+    wanted=$ccq_disassembler
+    command -v nvcc >/dev/null 2>&1 || wanted="$wanted $ccq_nvcc"
+    if python3 -m venv build-nvcc && build-nvcc/bin/pip install -q $wanted; then
+      CCQ_CUDA_TOOLS=$(echo "$ccq_top"/build-nvcc/lib/python3*/site-packages/nvidia/cu13)
+      export CCQ_CUDA_TOOLS
+      command -v nvcc >/dev/null 2>&1 || PATH=$CCQ_CUDA_TOOLS/bin:$PATH
     fi
-    PATH=$(echo "$ccq_top"/build-nvcc/lib/python3*/site-packages/nvidia/cu13/bin):$PATH
-    ccq_targets=kernels/libkernels_cuda.a
-    ccq_build build-cuda -Dcuda=enabled -Dopenblas=disabled -Dsentencepiece=disabled ||
-      fail "build-cuda: build"
-    ccq_targets=
   fi
-  check tests/check_cuda.py python3 tests/check_cuda.py "$cuda_build"
+  if ! command -v nvcc >/dev/null 2>&1; then
+    echo "no nvcc, and none from PyPI: skipped"
+    skipped=$((skipped + 1))
+    return
+  fi
+  ccq_targets='kernels/libkernels_cuda.a tools/ccq-run'
+  if ccq_build build-cuda -Dcuda=enabled -Dopenblas=disabled -Dsentencepiece=disabled; then
+    check tests/check_cuda.py python3 tests/check_cuda.py build-cuda
+    run_tests build-cuda gpu_sass
+    check "a start without a driver" sh -c \
+      'build-cuda/tools/ccq-run --version | grep -E "^cuda: built|^device:"'
+  else
+    fail "build-cuda: build"
+  fi
+  ccq_targets=
 }
 
 man_pages() {
@@ -217,7 +228,7 @@ ccq_need_packages || {
 }
 
 echo "== release build in build/"
-if ccq_build build; then
+if ccq_build build -Dcuda=disabled; then
   [ "$ci" = 1 ] || run_tests build
 else
   fail "build"

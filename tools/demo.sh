@@ -63,7 +63,7 @@ echo "All there."
 
 step "2. Build"
 echo "A release build in build/: a minute on a small machine, seconds the next time."
-ccq_build build || exit 1
+ccq_build build -Dcuda=disabled || exit 1
 mkdir -p build/demo || exit 1
 run $bin/ccq-quantize --version
 
