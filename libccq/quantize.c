@@ -260,7 +260,7 @@ static void encode_tiles(void *ctx, size_t i, int number)
     size_t tile = i < b->pairs ? 2 * i : b->pairs + i;
     int64_t k = b->a->k, at = (int64_t)tile * TILE, left = b->c->nc - at;
     int count = i < b->pairs ? PAIR : tile_columns(left);
-    tile_memory m;
+    tile_memory m = {NULL, NULL, NULL, NULL};
     if (stopped(b))
         return;
     tile_layout(worker->memory, k, &m);
