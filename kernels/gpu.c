@@ -1,5 +1,4 @@
 #include "kernels/gpu_device.h"
-#include "kernels/gpu_wint2.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -171,14 +170,6 @@ void ccq_gpu_graph_free(ccq_gpu *gpu, ccq_gpu_graph *graph)
 }
 
 /* ---- Kernels ------------------------------------------------------------- */
-
-/* Until the kernels are there. */
-__attribute__((weak)) size_t ccq_gpu_wint2_bytes(int64_t k, int64_t n)
-{
-    (void)k;
-    (void)n;
-    return 0;
-}
 
 const ccq_gpu_model_ops *ccq_gpu_model(const ccq_gpu *gpu)
 {

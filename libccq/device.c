@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ALIGN = 256, PARTS = 5 };
+enum { PARTS = 5 };
 
 static const uint64_t margin = 64 << 20; /* left free on a device beside what is known */
 
@@ -21,11 +21,6 @@ static ccq_code no_memory(ccq_error *err)
 }
 
 /* ---- Sizes ----------------------------------------------------------------- */
-
-static uint64_t rounded(uint64_t bytes)
-{
-    return (bytes + ALIGN - 1) / ALIGN * ALIGN;
-}
 
 /* The arrays of a weight: where the pointer is, and its bytes. */
 typedef struct part {
@@ -74,10 +69,10 @@ static uint64_t weight_bytes(const ccq_weight *w)
 {
     ccq_weight copy = *w;
     part p[PARTS];
-    uint64_t sum = w->code_scale ? 2 * rounded(4 * (uint64_t)w->n) : 0;
+    uint64_t sum = w->code_scale ? 2 * ccq_device_rounded(4 * (uint64_t)w->n) : 0;
     parts_of(w, &copy, p);
     for (int i = 0; i < PARTS; i++)
-        sum += p[i].from ? rounded(p[i].bytes) : 0;
+        sum += p[i].from ? ccq_device_rounded(p[i].bytes) : 0;
     return sum;
 }
 
@@ -102,18 +97,18 @@ static uint64_t experts_bytes(const ccq_device *d, const ccq_layer *l)
     uint64_t count = l->moe ? (uint64_t)d->m->arch->experts : 0, sum = 0;
     int matrix = lies_as_matrix(d, l);
     for (uint64_t i = 0; i < 2 * count; i++)
-        sum += matrix ? rounded(ccq_gpu_wint2_bytes(l->expert[i].w.k, l->expert[i].w.n))
+        sum += matrix ? ccq_device_rounded(ccq_gpu_wint2_bytes(l->expert[i].w.k, l->expert[i].w.n))
                       : weight_bytes(&l->expert[i].w);
-    return sum + 2 * rounded(count * (sizeof(ccq_weight) + sizeof(ccq_gpu_matrix)));
+    return sum + 2 * ccq_device_rounded(count * (sizeof(ccq_weight) + sizeof(ccq_gpu_matrix)));
 }
 
 static uint64_t layer_bytes(const ccq_device *d, const ccq_layer *l)
 {
     const ccq_arch *a = d->m->arch;
     uint64_t h = (uint64_t)a->hidden, e = (uint64_t)a->experts;
-    uint64_t sum = 2 * rounded(4 * h) + weight_bytes(&l->qkv.w) + weight_bytes(&l->o.w);
+    uint64_t sum = 2 * ccq_device_rounded(4 * h) + weight_bytes(&l->qkv.w) + weight_bytes(&l->o.w);
     if (l->router)
-        sum += rounded(4 * h * e) + rounded(4 * e);
+        sum += ccq_device_rounded(4 * h * e) + ccq_device_rounded(4 * e);
     if (l->up_gate.w.data)
         sum += weight_bytes(&l->up_gate.w) + weight_bytes(&l->down.w);
     return sum + experts_bytes(d, l);
@@ -131,7 +126,7 @@ static ccq_code put(stack *s, const void *from, uint64_t bytes, const void **to,
 {
     int code = ccq_gpu_upload(s->d->gpu, s->at, from, (size_t)bytes);
     *to = s->at;
-    s->at += rounded(bytes);
+    s->at += ccq_device_rounded(bytes);
     return code ? ccq_device_error(s->d, code, err) : CCQ_OK;
 }
 
@@ -139,7 +134,7 @@ static ccq_code put_floats(stack *s, const float *from, int64_t count, float **t
 {
     const void *at = NULL;
     ccq_code code = from ? put(s, from, 4 * (uint64_t)count, &at, err) : CCQ_OK;
-    *to = from ? (float *)(void *)(s->at - rounded(4 * (uint64_t)count)) : NULL;
+    *to = from ? (float *)(void *)(s->at - ccq_device_rounded(4 * (uint64_t)count)) : NULL;
     return code;
 }
 
@@ -189,7 +184,7 @@ static ccq_code put_matrix(stack *s, const ccq_weight *w, int swiglu, ccq_gpu_ma
     int status = ccq_gpu_wint2(d->gpu)->repack(d->gpu, &there, swiglu, s->at, to, &one);
     found->inexact += one.inexact;
     found->orders += one.orders;
-    s->at += rounded(ccq_gpu_wint2_bytes(w->k, w->n));
+    s->at += ccq_device_rounded(ccq_gpu_wint2_bytes(w->k, w->n));
     return status ? ccq_device_error(d, status, err) : CCQ_OK;
 }
 
@@ -278,7 +273,7 @@ ccq_code ccq_device_ends(ccq_device *d, ccq_error *err)
 {
     const ccq_model *m = d->m;
     int tied = m->head.w.data == m->embed.w.data;
-    uint64_t size = weight_bytes(&m->embed.w) + rounded(4 * (uint64_t)m->arch->hidden) +
+    uint64_t size = weight_bytes(&m->embed.w) + ccq_device_rounded(4 * (uint64_t)m->arch->hidden) +
                     (tied ? 0 : weight_bytes(&m->head.w));
     if (d->ends && d->ends_of == m->head.w.data)
         return CCQ_OK;

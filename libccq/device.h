@@ -47,6 +47,12 @@ struct ccq_device {
 
 typedef struct ccq_device_session ccq_device_session;
 
+/* Of an array in a piece of device memory: the next one begins where the first would. */
+static inline uint64_t ccq_device_rounded(uint64_t bytes)
+{
+    return (bytes + 255) / 256 * 256;
+}
+
 ccq_code ccq_device_open(ccq_device **device, const ccq_model *m, ccq_error *err);
 void ccq_device_close(ccq_device *device); /* NULL is fine */
 /* The error of a device's call. */

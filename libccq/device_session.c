@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ALIGN = 256, ARRAYS = 26 };
+enum { ARRAYS = 26 };
 
 typedef struct array {
     void **where;
@@ -14,11 +14,6 @@ typedef struct array {
 static int64_t larger(int64_t a, int64_t b)
 {
     return a > b ? a : b;
-}
-
-static uint64_t rounded(uint64_t bytes)
-{
-    return (bytes + ALIGN - 1) / ALIGN * ALIGN;
 }
 
 /* ---- Sizes ----------------------------------------------------------------- */
@@ -114,10 +109,10 @@ void ccq_device_session_measure(const ccq_session *s, uint64_t *cache, uint64_t 
     ccq_device_session d;
     array list[ARRAYS];
     int count = list_arrays(s, &d, list);
-    *cache = (uint64_t)s->held * rounded(cache_layer(s));
-    *work = rounded(work_bytes(s));
+    *cache = (uint64_t)s->held * ccq_device_rounded(cache_layer(s));
+    *work = ccq_device_rounded(work_bytes(s));
     for (int i = 0; i < count; i++)
-        *work += rounded(list[i].count * list[i].size);
+        *work += ccq_device_rounded(list[i].count * list[i].size);
 }
 
 /* ---- Open and close ---------------------------------------------------------- */
@@ -127,12 +122,12 @@ static void carve(ccq_session *s, ccq_device_session *d)
     array list[ARRAYS];
     int count = list_arrays(s, d, list);
     char *at = d->memory;
-    d->layer_bytes = rounded(cache_layer(s));
+    d->layer_bytes = ccq_device_rounded(cache_layer(s));
     d->cache = at;
     at += (uint64_t)s->held * d->layer_bytes;
     for (int i = 0; i < count; i++) {
         *list[i].where = at;
-        at += rounded(list[i].count * list[i].size);
+        at += ccq_device_rounded(list[i].count * list[i].size);
     }
     d->work = at;
 }

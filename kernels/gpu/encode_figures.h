@@ -55,9 +55,9 @@ static inline CCQ_HD void ccq_figures_walk(const ccq_figures_column *c, int prod
         uint32_t x[PIECES][4], bytes[4] = {0, 0, 0, 0};
         CCQ_ENCODE_UNROLL
         for (int i = 0; i < PIECES; i++)
-            ccq_search_load16(c->x + g * CCQ_GROUP + 8 * i, x[i]);
+            ccq_gpu_take16(c->x + g * CCQ_GROUP + 8 * i, x[i]);
         if (!c->zero)
-            ccq_search_load16(c->bytes + g * (CCQ_GROUP / CCQ_WINDOWS), bytes);
+            ccq_gpu_take16(c->bytes + g * (CCQ_GROUP / CCQ_WINDOWS), bytes);
         CCQ_ENCODE_UNROLL
         for (int i = 0; i < PIECES; i++)
             ccq_figures_rows(c, x[i], bytes[i / 2] >> 16 * (i % 2), scale, products, sums);

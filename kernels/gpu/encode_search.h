@@ -4,6 +4,7 @@
 #define CCQ_KERNELS_GPU_ENCODE_SEARCH_H
 
 #include "kernels/gpu/encode.h"
+#include "kernels/gpu/words.h"
 
 enum {
     CCQ_SEARCH_QUAD = 4,       /* threads of a group */
@@ -69,16 +70,6 @@ static inline CCQ_HD int ccq_search_threads(int64_t k)
     return (int)((tasks + rounds * 32 - 1) / (rounds * 32) * 32);
 }
 
-CCQ_ENCODE_INLINE void ccq_search_load16(const void *from, uint32_t to[4])
-{
-#ifdef __CUDA_ARCH__
-    uint4 v = *reinterpret_cast<const uint4 *>(from);
-    to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
-#else
-    memcpy(to, from, 16);
-#endif
-}
-
 /* ---- The column's size --------------------------------------------------- */
 
 /* The largest |w| of the thread's part, as bits. */
@@ -87,7 +78,7 @@ static inline CCQ_HD uint32_t ccq_search_amax(const uint16_t *x, int64_t k, int 
     uint32_t most = 0, v[4];
 
     for (int64_t i = 8 * (int64_t)t; i < k; i += 8 * (int64_t)threads) {
-        ccq_search_load16(x + i, v);
+        ccq_gpu_take16(x + i, v);
         for (int j = 0; j < 4; j++) {
             uint32_t low = v[j] & 0x7fff, high = v[j] >> 16 & 0x7fff;
             most = low > most ? low : most;
@@ -125,8 +116,8 @@ CCQ_ENCODE_INLINE void ccq_search_weights(const uint16_t *x, float scale,
 {
     uint32_t bits[8];
 
-    ccq_search_load16(x, bits);
-    ccq_search_load16(x + 8, bits + 4);
+    ccq_gpu_take16(x, bits);
+    ccq_gpu_take16(x + 8, bits + 4);
     CCQ_ENCODE_UNROLL
     for (int i = 0; i < 8; i++) {
         v[i / 2][i % 2 * 2] = ccq_bf16_to_f32((uint16_t)(bits[i] & 0xffff)) * scale;

@@ -4,7 +4,7 @@
 #ifndef CCQ_KERNELS_GPU_MODEL_BASE_H
 #define CCQ_KERNELS_GPU_MODEL_BASE_H
 
-#include "kernels/code.h"
+#include "kernels/gpu/words.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -16,7 +16,6 @@
 #else
 #define CCQ_UNROLL
 #endif
-#define CCQ_INLINE static inline __attribute__((always_inline)) CCQ_HD
 
 /* Threads of a block. */
 enum { CCQ_GPU_THREADS = 256, CCQ_GPU_RMS_THREADS = 512 };
@@ -47,7 +46,7 @@ CCQ_INLINE int64_t ccq_gpu_part(int64_t count, int64_t parts, int64_t i)
     return count * i / parts;
 }
 
-/* 16 and 8 aligned bytes, one load. */
+/* 16 and 8 aligned bytes that nobody writes meanwhile, one load. */
 CCQ_INLINE void ccq_gpu_load16(const void *from, uint32_t to[4])
 {
 #ifdef __CUDA_ARCH__
@@ -65,26 +64,6 @@ CCQ_INLINE void ccq_gpu_load8(const void *from, uint32_t to[2])
     to[0] = v.x, to[1] = v.y;
 #else
     memcpy(to, from, 8);
-#endif
-}
-
-/* The same of a block's shared memory, and back. */
-CCQ_INLINE void ccq_gpu_take16(const void *from, uint32_t to[4])
-{
-#ifdef __CUDA_ARCH__
-    uint4 v = *reinterpret_cast<const uint4 *>(from);
-    to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
-#else
-    memcpy(to, from, 16);
-#endif
-}
-
-CCQ_INLINE void ccq_gpu_keep16(void *to, const uint32_t from[4])
-{
-#ifdef __CUDA_ARCH__
-    *reinterpret_cast<uint4 *>(to) = make_uint4(from[0], from[1], from[2], from[3]);
-#else
-    memcpy(to, from, 16);
 #endif
 }
 

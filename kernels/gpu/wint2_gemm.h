@@ -339,8 +339,8 @@ CCQ_W2_FN void ccq_w2_load_b(const ccq_w2_thread *t, const uint8_t *slot, int j,
                              uint32_t b[8])
 {
     const uint8_t *x = slot + t->at_x + j * (CCQ_W2_TOKENS * CCQ_W2_X) + o * (2 * CCQ_GROUP);
-    ccq_w2_load16(x, b);
-    ccq_w2_load16(x + 16, b + 4);
+    ccq_gpu_take16(x, b);
+    ccq_gpu_take16(x + 16, b + 4);
 }
 
 /* What the sums of group o start from in form G. */
@@ -350,7 +350,7 @@ CCQ_W2_FN void ccq_w2_load_start(ccq_w2_shape s, const ccq_w2_thread *t, const u
     uint32_t bits[4];
     int i;
 
-    ccq_w2_load16(slot + t->at_start + (o * s.nt + j) * 64, bits);
+    ccq_gpu_take16(slot + t->at_start + (o * s.nt + j) * 64, bits);
     CCQ_W2_UNROLL
     for (i = 0; i < 4; i++)
         start[i] = ccq_w2_float(bits[i]);
@@ -385,7 +385,7 @@ CCQ_W2_FN void ccq_w2_leave(ccq_w2_shape s, const ccq_w2_thread *t, int thread, 
             CCQ_W2_UNROLL
             for (i = 0; i < 4; i++)
                 bits[i] = ccq_w2_bits(t->sum[tile][j][i]);
-            ccq_w2_store16(shared + ccq_w2_sums_at(s, thread / 32, tile, j) + thread % 32 * 16,
+            ccq_gpu_keep16(shared + ccq_w2_sums_at(s, thread / 32, tile, j) + thread % 32 * 16,
                            bits);
         }
 }

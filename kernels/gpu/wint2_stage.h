@@ -8,6 +8,7 @@
 
 #include "kernels/gpu/wint2_decode.h"
 #include "kernels/gpu/wint2_layout.h"
+#include "kernels/gpu/words.h"
 
 #include <string.h>
 
@@ -21,27 +22,6 @@ typedef struct ccq_w2_stage {
     uint8_t *to;
     int32_t *tau; /* [rows], form G */
 } ccq_w2_stage;
-
-/* ---- Memory, 16 bytes at a time ------------------------------------------ */
-
-CCQ_W2_FN void ccq_w2_load16(const void *from, uint32_t to[4])
-{
-#ifdef __CUDA_ARCH__
-    uint4 v = *reinterpret_cast<const uint4 *>(from);
-    to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
-#else
-    memcpy(to, from, 16);
-#endif
-}
-
-CCQ_W2_FN void ccq_w2_store16(void *to, const uint32_t from[4])
-{
-#ifdef __CUDA_ARCH__
-    *reinterpret_cast<uint4 *>(to) = make_uint4(from[0], from[1], from[2], from[3]);
-#else
-    memcpy(to, from, 16);
-#endif
-}
 
 /* ---- The row's power of two ---------------------------------------------- */
 
@@ -103,7 +83,7 @@ static inline CCQ_HD void ccq_w2_stage_group(const ccq_w2_stage *s, int64_t row,
             sum = __builtin_fmaf(-zero, ccq_w2_from_f16(low), sum);
             sum = __builtin_fmaf(-zero, ccq_w2_from_f16(high), sum);
         }
-        ccq_w2_store16(to + group % 2 * (2 * CCQ_GROUP) + 2 * i, words);
+        ccq_gpu_keep16(to + group % 2 * (2 * CCQ_GROUP) + 2 * i, words);
     }
     start[0] = ccq_w2_bits(s->form == CCQ_W2_FORM_G ? sum : 0.0f);
     memcpy(to + CCQ_W2_X_START + group % 2 * 4, start, 4);

@@ -63,7 +63,7 @@ static inline CCQ_HD void ccq_w2_wide_stage(const ccq_w2_stage *s, int64_t row, 
         }
         words[i] = ccq_w2_pair(half[0], half[1]);
     }
-    ccq_w2_store16(to, words);
+    ccq_gpu_keep16(to, words);
 }
 
 /* ---- Shared memory -------------------------------------------------------- */
@@ -156,7 +156,7 @@ CCQ_W2_FN void ccq_w2_wide_clear(int n, const ccq_w2_wide_block *b, int thread, 
         uint8_t *x = shared + part / 2 * ccq_w2_wide_slot_bytes(n) +
                      part % 2 * n * CCQ_W2_WIDE_ROW + left * CCQ_W2_WIDE_ROW;
         for (i = thread; i < missing; i += CCQ_W2_WIDE_THREADS)
-            ccq_w2_store16(x + 16 * i, zero);
+            ccq_gpu_keep16(x + 16 * i, zero);
     }
 }
 
@@ -195,7 +195,7 @@ CCQ_W2_FN void ccq_w2_wide_load_a(int n, int form, int exact, const ccq_w2_wide_
     uint16_t both;
     int u;
 
-    ccq_w2_load16(codes + t->warp * CCQ_W2_CODES + t->lane * 16, words);
+    ccq_gpu_take16(codes + t->warp * CCQ_W2_CODES + t->lane * 16, words);
     memcpy(&both, __builtin_assume_aligned(two, 2), 2);
     CCQ_W2_UNROLL
     for (u = 0; u < 2; u++)
