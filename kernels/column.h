@@ -114,6 +114,57 @@ static inline CCQ_HD int16_t ccq_unit(float x, float inv)
     return (int16_t)(int32_t)p;
 }
 
+/* ---- Error feedback ------------------------------------------------------ */
+
+/* s so that a group as large as the column is at local scale 11, and none above 14. */
+static inline CCQ_HD float ccq_feedback_super(float book_rms, float mean, float most)
+{
+    float by_mean = 1.13f * mean / (book_rms * 11.0f);
+    float by_most = 1.13f * most / (book_rms * 14.0f);
+
+    return ccq_round_bf16(by_mean > by_most ? by_mean : by_most);
+}
+
+/* The local scale of a Gaussian group of this size. */
+static inline CCQ_HD float ccq_feedback_middle(float rms, float book_rms, float s)
+{
+    const float magic = 12582912.0f; /* rounds to even */
+    float l = 1.13f * rms / book_rms / s;
+
+    l = l > 1.0f ? l : 1.0f; /* NaN too */
+    l = l < 15.0f ? l : 15.0f;
+    return (l + magic) - magic;
+}
+
+/* The super scale that suits the codes better, if that lowers the loss; else s. wq = w H q',
+ * qq = q H q'. */
+static inline CCQ_HD float ccq_feedback_refit_super(float s, double wq, double qq)
+{
+    double ratio = wq / qq, b;
+    float to;
+
+    ratio = ratio > 0.5 && ratio < 2.0 ? ratio : 1.0;
+    to = ccq_bf16_to_f32(ccq_f64_to_bf16((double)s * ratio));
+    b = (double)to / (double)s;
+    return (b - 1.0) * ((b + 1.0) * qq - 2.0 * wq) < 0.0 ? to : s;
+}
+
+/* The same of a group's local scale: how much of it is added, 0 for nothing; *l becomes the
+ * new one. qr = q r', qq = q H q'. */
+static inline CCQ_HD float ccq_feedback_refit_local(float qr, float qq, float *l)
+{
+    const float magic = 12582912.0f;
+    float to = *l * (1.0f + qr / qq), by;
+
+    to = to > 1.0f ? to : 1.0f; /* NaN too */
+    to = to < 15.0f ? to : 15.0f;
+    to = (to + magic) - magic;
+    by = to / *l - 1.0f;
+    by = by * (by * qq - 2.0f * qr) < 0.0f ? by : 0.0f;
+    *l = by != 0.0f ? to : *l;
+    return by;
+}
+
 /* ---- Gain and end -------------------------------------------------------- */
 
 /* rho^(eighths/8), from square roots alone. */

@@ -1,3 +1,4 @@
+#include "kernels/column.h"
 #include "kernels/feedback_work.h"
 
 #include <math.h>
@@ -57,7 +58,6 @@ static void scale_panel(const work *t, const float *w, float *out)
 
 /* ---- Feedback ------------------------------------------------------------ */
 
-/* s so that a group as large as the column is at local scale 11, and none above 14. */
 static void super_scales(work *t, int entries)
 {
     float rms[CCQ_PANEL], most[CCQ_PANEL] = {0}, mean[CCQ_PANEL];
@@ -74,22 +74,9 @@ static void super_scales(work *t, int entries)
         mean[c] = (float)sqrt(sum[c] / (double)t->groups);
     for (int i = 0; i < entries; i++)
         for (int c = 0; c < CCQ_PANEL; c++) {
-            float by_mean = 1.13f * mean[c] / (t->enc->book[i].rms * 11.0f);
-            float by_most = 1.13f * most[c] / (t->enc->book[i].rms * 14.0f);
-            float s = ccq_round_bf16(by_mean > by_most ? by_mean : by_most);
+            float s = ccq_feedback_super(t->enc->book[i].rms, mean[c], most[c]);
             t->s[i][c] = t->chosen.encoded[c] ? s : 1.0f;
         }
-}
-
-/* The local scale of a Gaussian group of this size. */
-static float middle(float rms, float book_rms, float s)
-{
-    const float magic = 12582912.0f; /* rounds to even */
-    float l = 1.13f * rms / book_rms / s;
-
-    l = l > 1.0f ? l : 1.0f; /* NaN too */
-    l = l < 15.0f ? l : 15.0f;
-    return (l + magic) - magic;
 }
 
 /* Group g on line i; aim: its targets after the errors of earlier groups. */
@@ -109,7 +96,7 @@ static void encode_group(work *t, int64_t g, int i, int width, const float *aim)
 
     t->ops->feedback.rms(aim, rms);
     for (int c = 0; c < CCQ_PANEL; c++)
-        l0[c] = middle(rms[c], t->enc->book[i].rms, t->s[i][c]);
+        l0[c] = ccq_feedback_middle(rms[c], t->enc->book[i].rms, t->s[i][c]);
     t->ops->feedback.loop(&group);
     for (int c = 0; c < CCQ_PANEL; c++)
         t->loss[i][c] += (double)group.loss[c];

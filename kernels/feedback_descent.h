@@ -4,6 +4,7 @@
 #ifndef CCQ_KERNELS_FEEDBACK_DESCENT_H
 #define CCQ_KERNELS_FEEDBACK_DESCENT_H
 
+#include "kernels/column.h"
 #include "kernels/feedback_body.h"
 
 enum { MOVES = 2 }; /* l - 1 and l + 1 */
@@ -184,13 +185,7 @@ static void refit_local(descent *d)
     v_store(n, num);
     v_store(e, den);
     for (int c = 0; c < CCQ_PANEL; c++) {
-        float l = p->l[c] * (1.0f + n[c] / e[c]), by;
-        l = l > 1.0f ? l : 1.0f; /* NaN too */
-        l = l < 15.0f ? l : 15.0f;
-        l = (l + magic) - magic;
-        by = l / p->l[c] - 1.0f;
-        a[c] = p->active[c] && by * (by * e[c] - 2.0f * n[c]) < 0.0f ? by : 0.0f;
-        p->l[c] = a[c] != 0.0f ? l : p->l[c];
+        a[c] = p->active[c] ? ccq_feedback_refit_local(n[c], e[c], &p->l[c]) : 0.0f;
     }
     for (int i = 0; i < CCQ_GROUP; i++)
         v_store(d->r[i], v_fnma(v_load(a), v_load(d->hq[i]), v_load(d->r[i])));

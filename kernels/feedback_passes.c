@@ -1,4 +1,5 @@
 /* Coordinate descent over a finished panel: scales and codes that lower e H e'. */
+#include "kernels/column.h"
 #include "kernels/feedback_work.h"
 
 #include <math.h>
@@ -42,15 +43,9 @@ static void refit_super(work *t, const int *active)
         t->ops->feedback.dot(t->q + g * TILE, hq, CCQ_GROUP, qq);
     }
     for (int c = 0; c < CCQ_PANEL; c++) {
-        double ratio = wq[c] / qq[c], b;
-        float s = t->chosen.s[c];
-        ratio = active[c] && ratio > 0.5 && ratio < 2.0 ? ratio : 1.0;
-        s = ccq_bf16_to_f32(ccq_f64_to_bf16((double)s * ratio));
-        b = (double)s / (double)t->chosen.s[c];
-        by[c] = 1.0f;
-        if (!((b - 1.0) * ((b + 1.0) * qq[c] - 2.0 * wq[c]) < 0.0))
-            continue;
-        by[c] = s / t->chosen.s[c];
+        float s = active[c] ? ccq_feedback_refit_super(t->chosen.s[c], wq[c], qq[c])
+                            : t->chosen.s[c];
+        by[c] = s != t->chosen.s[c] ? s / t->chosen.s[c] : 1.0f;
         t->chosen.s[c] = s;
     }
     for (int64_t i = 0; i < t->k * ROW; i += ROW)
