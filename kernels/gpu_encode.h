@@ -1,4 +1,5 @@
-/* The encoder on a device: the bytes of kernels/encode.h (best encodes as normal).
+/* The encoder on a device: the bytes of kernels/encode.h (best encodes as normal), and of
+ * kernels/feedback.h.
  *
  * Pointers are device memory. Sums and decisions are those of the CPU in the same order, so
  * every output is the same bits; only figures that are NaN, of columns that are HUGE, may have
@@ -6,7 +7,7 @@
 #ifndef CCQ_KERNELS_GPU_ENCODE_H
 #define CCQ_KERNELS_GPU_ENCODE_H
 
-#include "kernels/encode.h"
+#include "kernels/feedback.h"
 #include "kernels/gpu.h"
 
 #ifdef __cplusplus
@@ -28,6 +29,17 @@ typedef struct ccq_gpu_columns {
     void *work;       /* work() bytes */
 } ccq_gpu_columns;
 
+/* Columns under a metric. metric: host; on_device: a copy of its ccq_metric_bytes(). target,
+ * original: [k][n] finite weights in logical order; may be the same. rows: [k], the logical
+ * row at each place of the metric. out: w and strip are not used; work: feedback_work(). */
+typedef struct ccq_gpu_feedback {
+    const ccq_metric *metric;
+    const void *on_device;
+    const float *target, *original;
+    const int32_t *rows;
+    ccq_gpu_columns out;
+} ccq_gpu_feedback;
+
 struct ccq_gpu_encode_ops {
     /* The code tables of enc (host), once before encoding; to: sizeof(ccq_encoder) bytes are
      * enough. */
@@ -36,6 +48,10 @@ struct ccq_gpu_encode_ops {
                    const ccq_gpu_columns *p);
     /* 0: k x n is not served (k no multiple of 128, or a column too long for a block). */
     size_t (*work)(const ccq_gpu *gpu, int64_t k, int64_t n);
+    /* As ccq_feedback_panel, of params->gain, leave and passes. */
+    int (*feedback)(ccq_gpu *gpu, const ccq_encoder *enc, const ccq_feedback_params *params,
+                    const ccq_gpu_feedback *p);
+    size_t (*feedback_work)(const ccq_gpu *gpu, int64_t k, int64_t n, int entries);
 };
 
 #ifdef __cplusplus

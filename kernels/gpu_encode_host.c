@@ -1,6 +1,7 @@
 /* The encoder's kernels run thread by thread, block after block. */
 #include "kernels/gpu/encode_figures.h"
 #include "kernels/gpu_device.h"
+#include "kernels/gpu_feedback.h"
 
 #include <stdlib.h>
 
@@ -214,4 +215,6 @@ static int columns(ccq_gpu *gpu, const void *lines, const ccq_encode_params *par
     return code;
 }
 
-const ccq_gpu_encode_ops ccq_gpu_encode_host = {tables, columns, work_size};
+const ccq_gpu_encode_ops ccq_gpu_encode_host = {
+    tables, columns, work_size, ccq_gpu_feedback_host, ccq_gpu_feedback_work,
+};

@@ -1,5 +1,6 @@
 /* A matrix to codes under its H: panels of 16 columns over the pool. */
 #include "libccq/calib_internal.h"
+#include "libccq/device_feedback.h"
 
 #include <inttypes.h>
 #include <stdatomic.h>
@@ -62,7 +63,7 @@ ccq_code ccq_calib_metric_make(ccq_calib_metric *m, const ccq_engine *engine,
     size_t square = (size_t)k * (size_t)k * sizeof(double);
     double *p = malloc(square), *u = malloc(square);
     ccq_code code = CCQ_OK;
-    *m = (ccq_calib_metric){.type = type, .k = k};
+    *m = (ccq_calib_metric){.type = type, .k = k, .entries = entries};
     m->rows = malloc((size_t)k * sizeof *m->rows);
     m->memory = aligned_alloc(64, (ccq_metric_bytes(k, entries, codes) + 63) / 64 * 64);
     if (!p || !u || !m->rows || !m->memory || order_rows(m->rows, type, o->order, h, k)) {
@@ -96,7 +97,7 @@ void ccq_calib_metric_free(ccq_calib_metric *m)
 
 /* What the tasks share; panels, scratch, bytes and local are a worker's, side by side. */
 typedef struct batch {
-    const ccq_engine *engine;
+    ccq_engine *engine;
     const ccq_action *a;
     const ccq_calib_metric *m;
     const float *w, *target;
@@ -105,6 +106,7 @@ typedef struct batch {
     uint8_t *status;
     char *memory;
     size_t step; /* bytes of a worker */
+    int64_t done; /* columns that a device has encoded */
     atomic_int stop;
 } batch;
 
@@ -154,12 +156,15 @@ static unsigned left_out(const ccq_quantize_options *o)
     return out;
 }
 
-static void encode_wint2(batch *b, int64_t n0, int count, const desk *d)
+static ccq_feedback_params params_of(const ccq_quantize_options *o)
 {
-    const ccq_quantize_options *o = &b->engine->plan->options;
-    ccq_feedback_params p = {.gain = o->gain, .order = o->order, .leave = left_out(o)};
-    ccq_column column[CCQ_PANEL];
-    ccq_feedback_figures figures;
+    return (ccq_feedback_params){.gain = o->gain, .order = o->order, .leave = left_out(o)};
+}
+
+static void encode_columns(const batch *b, int64_t n0, int count, const desk *d,
+                           ccq_column column[CCQ_PANEL])
+{
+    const ccq_feedback_params p = params_of(&b->engine->plan->options);
     int64_t k = b->a->k;
     take_panel(b->target, b->m->rows, k, b->a->n, n0, count, d->target);
     take_panel(b->w, b->m->rows, k, b->a->n, n0, count, d->original);
@@ -167,7 +172,13 @@ static void encode_wint2(batch *b, int64_t n0, int count, const desk *d)
         column[j] = (ccq_column){.bytes = d->bytes + j * (k / CCQ_WINDOWS),
                                  .local = d->local + j * (k / CCQ_GROUP)};
     ccq_feedback_panel(b->engine->run->ops, &b->engine->encoder, b->m->metric, &p, d->target,
-                       d->original, count, column, &figures, d->scratch);
+                       d->original, count, column, NULL, d->scratch);
+}
+
+static void encode_wint2(batch *b, int64_t n0, int count, const desk *d)
+{
+    ccq_column column[CCQ_PANEL];
+    encode_columns(b, n0, count, d, column);
     for (int j = 0; j < count; j++) {
         b->error[n0 + j] = column[j].error;
         b->energy[n0 + j] = column[j].energy;
@@ -204,7 +215,7 @@ static int stopped(batch *b)
 static void encode_task(void *ctx, size_t i, int worker)
 {
     batch *b = ctx;
-    int64_t n0 = (int64_t)i * CCQ_PANEL, left = b->a->n - n0;
+    int64_t n0 = b->done + (int64_t)i * CCQ_PANEL, left = b->a->n - n0;
     int count = left < CCQ_PANEL ? (int)left : CCQ_PANEL;
     desk d;
     if (stopped(b))
@@ -233,7 +244,55 @@ static ccq_code gather(const batch *b, ccq_outcome *out, ccq_error *err)
     return CCQ_OK;
 }
 
-ccq_code ccq_calib_encode(const ccq_engine *engine, const ccq_action *a, const ccq_calib_metric *m,
+/* ---- By way of a device ---------------------------------------------------------------- */
+
+static void encode_on_device(batch *b)
+{
+    const ccq_feedback_job job = {
+        .a = b->a, .metric = b->m->metric, .entries = b->m->entries, .rows = b->m->rows,
+        .w = b->w, .target = b->target, .params = params_of(&b->engine->plan->options),
+        .planes = b->planes, .error = b->error, .energy = b->energy, .max_error = b->max_error,
+        .status = b->status};
+    b->done = b->m->type == CCQ_TYPE_WINT2 ? ccq_device_feedback(b->engine, &job) : 0;
+}
+
+static int same_column(const batch *b, int64_t n, const ccq_column *c)
+{
+    const ccq_planes *p = b->planes;
+    const uint8_t *weight = p->plane[0], *scale = p->plane[1];
+    int same = b->status[n] == c->status && ((uint16_t *)p->plane[2])[n] == c->super &&
+               memcmp((float *)p->plane[3] + n, &c->code_scale, sizeof(float)) == 0 &&
+               memcmp((float *)p->plane[4] + n, &c->code_zp, sizeof(float)) == 0 &&
+               memcmp(&b->error[n], &c->error, sizeof c->error) == 0;
+    for (int64_t r = 0; r < p->k / CCQ_WINDOWS; r++)
+        same &= weight[r * p->n + n] == c->bytes[r];
+    for (int64_t r = 0; r < p->k / (2 * CCQ_GROUP); r++)
+        same &= scale[r * p->n + n] == (c->local[2 * r] << 4 | c->local[2 * r + 1]);
+    return same || (c->status == CCQ_COLUMN_HUGE && b->status[n] == c->status);
+}
+
+/* A panel of what the device did, another one each time, as the CPU does it. */
+static ccq_code check_device(const batch *b, ccq_error *err)
+{
+    int64_t panels = (b->done + CCQ_PANEL - 1) / CCQ_PANEL;
+    int64_t n0 = (int64_t)(b->engine->device.blocks * 37 % (uint64_t)panels) * CCQ_PANEL;
+    int count = b->done - n0 < CCQ_PANEL ? (int)(b->done - n0) : CCQ_PANEL;
+    ccq_column column[CCQ_PANEL];
+    desk d;
+    desk_layout(b->memory, b->a->k, &d);
+    encode_columns(b, n0, count, &d, column);
+    for (int j = 0; j < count; j++)
+        if (!same_column(b, n0 + j, &column[j]))
+            return ccq_fail(err, CCQ_BUG,
+                            "%s: column %" PRId64 ": the device does not encode it as the CPU "
+                            "does; --device cpu does without it",
+                            b->a->entry->name, n0 + j);
+    return CCQ_OK;
+}
+
+/* ---- A matrix -------------------------------------------------------------------------- */
+
+ccq_code ccq_calib_encode(ccq_engine *engine, const ccq_action *a, const ccq_calib_metric *m,
                           const float *w, const float *target, ccq_planes *planes,
                           ccq_outcome *outcome, ccq_error *err)
 {
@@ -250,7 +309,12 @@ ccq_code ccq_calib_encode(const ccq_engine *engine, const ccq_action *a, const c
     }
     b.energy = b.error + n;
     b.max_error = b.error + 2 * n;
-    ccq_pool_run(engine->run->pool, (n + CCQ_PANEL - 1) / CCQ_PANEL, encode_task, &b);
+    encode_on_device(&b);
+    code = b.done ? check_device(&b, err) : CCQ_OK;
+    if (code)
+        goto done;
+    ccq_pool_run(engine->run->pool, (n - (size_t)b.done + CCQ_PANEL - 1) / CCQ_PANEL, encode_task,
+                 &b);
     code = ccq_engine_poll(engine, err);
     if (!code)
         code = gather(&b, outcome, err);

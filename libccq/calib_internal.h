@@ -14,7 +14,8 @@
 typedef struct ccq_calib_metric {
     ccq_type type;       /* WINT2 or WINT4 */
     int64_t k;
-    int32_t *rows;       /* wint4: logical row at each place */
+    int entries;         /* lines that it is for */
+    int32_t *rows;       /* logical row at each place */
     void *memory;
     ccq_metric *metric;
 } ccq_calib_metric;
@@ -24,8 +25,9 @@ ccq_code ccq_calib_metric_make(ccq_calib_metric *m, const ccq_engine *engine,
                                const ccq_solver *solver, ccq_type type, const double *h, int64_t k,
                                const char *name, ccq_error *err);
 void ccq_calib_metric_free(ccq_calib_metric *m);
-/* w, target: [k][n] fp32 in logical order. Adds to outcome. */
-ccq_code ccq_calib_encode(const ccq_engine *engine, const ccq_action *a, const ccq_calib_metric *m,
+/* w, target: [k][n] fp32 in logical order. Adds to outcome. wint2 by way of the device, where
+ * there is one; BUG when a panel of what it did is not the CPU's. */
+ccq_code ccq_calib_encode(ccq_engine *engine, const ccq_action *a, const ccq_calib_metric *m,
                           const float *w, const float *target, ccq_planes *planes,
                           ccq_outcome *outcome, ccq_error *err);
 /* The same without statistics, of bf16 or fp32. */

@@ -2,17 +2,7 @@
 #ifndef CCQ_LIBCCQ_DEVICE_CHECK_H
 #define CCQ_LIBCCQ_DEVICE_CHECK_H
 
-#include "libccq/job.h"
-
-/* What came back of a block of nc columns: weight [k/4][nc], scale [k/128][nc], the rest
- * [nc]. */
-typedef struct ccq_columns_got {
-    uint8_t *weight, *scale;
-    uint16_t *super;
-    float *code_scale, *code_zp;
-    uint8_t *status;
-    double *error, *energy, *max_error;
-} ccq_columns_got;
+#include "libccq/device_columns.h"
 
 typedef struct ccq_device_check ccq_device_check;
 

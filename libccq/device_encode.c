@@ -8,11 +8,6 @@
 #include <string.h>
 #include <time.h>
 
-enum { ALIGN = 256 };
-
-/* Where the results of a block lie, on the device and, as they are fetched, in memory. */
-typedef ccq_columns_got results;
-
 typedef struct flight {
     ccq_unit unit;
     int failed;   /* the CPU is to do it */
@@ -41,42 +36,16 @@ static double now(void)
 
 /* ---- Memory -------------------------------------------------------------------- */
 
-static uint64_t take(uint64_t *at, uint64_t size)
-{
-    uint64_t from = *at;
-    *at += (size + ALIGN - 1) / ALIGN * ALIGN;
-    return from;
-}
-
-/* Results of n columns of k rows from base on; returns their bytes. */
-static uint64_t results_at(char *base, int64_t k, int64_t n, results *r)
-{
-    uint64_t rows = (uint64_t)k, c = (uint64_t)n, at = 0;
-    uint64_t weight = take(&at, rows / CCQ_WINDOWS * c), scale = take(&at, rows / 128 * c);
-    uint64_t super = take(&at, 2 * c), cs = take(&at, 4 * c), zp = take(&at, 4 * c);
-    uint64_t status = take(&at, c), error = take(&at, 8 * c), energy = take(&at, 8 * c);
-    uint64_t max_error = take(&at, 8 * c);
-    if (base)
-        *r = (results){(uint8_t *)base + weight, (uint8_t *)base + scale,
-                       (uint16_t *)(void *)(base + super), (float *)(void *)(base + cs),
-                       (float *)(void *)(base + zp), (uint8_t *)base + status,
-                       (double *)(void *)(base + error), (double *)(void *)(base + energy),
-                       (double *)(void *)(base + max_error)};
-    return at;
-}
-
 static uint64_t weights_bytes(int64_t k, int64_t n)
 {
-    uint64_t at = 0;
-    take(&at, 2 * (uint64_t)k * (uint64_t)n);
-    return at;
+    return ccq_device_piece(2 * (uint64_t)k * (uint64_t)n);
 }
 
 /* Device memory of a block; 0: the device does not serve it. */
 static uint64_t flight_bytes(const ccq_device_encoder *d, int64_t k, int64_t n)
 {
     size_t work = ccq_gpu_encode(d->gpu)->work(d->gpu, k, n);
-    return work ? weights_bytes(k, n) + results_at(NULL, k, n, NULL) + work : 0;
+    return work ? weights_bytes(k, n) + ccq_device_results(NULL, k, n, NULL) + work : 0;
 }
 
 static int is_for_device(const ccq_plan *plan, const ccq_action *a)
@@ -94,7 +63,7 @@ static int64_t measure(ccq_device_encoder *d)
         if (!is_for_device(plan, a))
             continue;
         int64_t n = ccq_block_columns(&d->engine->budget, a);
-        uint64_t size = flight_bytes(d, a->k, n), back = results_at(NULL, a->k, n, NULL);
+        uint64_t size = flight_bytes(d, a->k, n), back = ccq_device_results(NULL, a->k, n, NULL);
         d->capacity = size > d->capacity ? size : d->capacity;
         d->results = size && back > d->results ? back : d->results;
         longest = a->k > longest ? a->k : longest;
@@ -184,7 +153,8 @@ int ccq_device_takes(ccq_device_encoder *d, const ccq_unit *u)
     if (!is_for_device(d->engine->plan, a))
         return 0;
     uint64_t size = d->gone ? 0 : flight_bytes(d, a->k, u->nc);
-    int takes = size && size <= d->capacity && results_at(NULL, a->k, u->nc, NULL) <= d->results;
+    int takes = size && size <= d->capacity &&
+                ccq_device_results(NULL, a->k, u->nc, NULL) <= d->results;
     d->engine->device.cpu_blocks += !takes;
     return takes;
 }
@@ -206,8 +176,8 @@ static int start(ccq_device_encoder *d, flight *f)
     const ccq_encode_params params = {o->effort, o->gain, o->order};
     int64_t k = d->engine->plan->action[f->unit.action].k, n = f->unit.nc;
     char *base = f->device, *back = base + weights_bytes(k, n);
-    results r = {0};
-    uint64_t size = results_at(back, k, n, &r);
+    ccq_columns_got r = {0};
+    uint64_t size = ccq_device_results(back, k, n, &r);
     const ccq_gpu_columns p = {(uint16_t *)(void *)base, k, n, f->unit.strip, r.weight, r.scale,
                                r.super, r.code_scale, r.code_zp, r.status, r.error, r.energy,
                                r.max_error, back + size};
@@ -243,31 +213,12 @@ const ccq_unit *ccq_device_oldest(const ccq_device_encoder *d)
     return &d->flight[d->first].unit;
 }
 
-/* Columns [rows][nc] to their place. */
-static void place_rows(const uint8_t *from, int64_t rows, const ccq_columns *c, int64_t n,
-                       void *plane)
-{
-    uint8_t *to = (uint8_t *)plane + c->n0;
-    for (int64_t r = 0; r < rows; r++)
-        memcpy(to + r * n, from + r * c->nc, (size_t)c->nc);
-}
-
-static void place(const results *r, const ccq_columns *c, ccq_planes *p)
-{
-    size_t n = (size_t)c->nc;
-    place_rows(r->weight, p->k / CCQ_WINDOWS, c, p->n, p->plane[0]);
-    place_rows(r->scale, p->k / (2 * CCQ_GROUP), c, p->n, p->plane[1]);
-    memcpy((uint16_t *)p->plane[2] + c->n0, r->super, n * sizeof *r->super);
-    memcpy((float *)p->plane[3] + c->n0, r->code_scale, n * sizeof *r->code_scale);
-    memcpy((float *)p->plane[4] + c->n0, r->code_zp, n * sizeof *r->code_zp);
-}
-
 ccq_code ccq_device_land(ccq_device_encoder *d, const ccq_columns *c, ccq_planes *planes,
                          ccq_outcome *outcome, ccq_error *err)
 {
     ccq_device_figures *sum = &d->engine->device;
     flight *f = &d->flight[d->first];
-    results r = {0};
+    ccq_columns_got r = {0};
     ccq_gpu_queue(d->gpu, queue_of(d, f));
     if (!f->failed && ccq_gpu_wait(d->gpu))
         fail(d, f);
@@ -278,14 +229,14 @@ ccq_code ccq_device_land(ccq_device_encoder *d, const ccq_columns *c, ccq_planes
         sum->cpu_blocks++;
         return ccq_quantize_columns(d->engine, c, planes, outcome, err);
     }
-    results_at(f->pinned, c->a->k, c->nc, &r);
+    ccq_device_results(f->pinned, c->a->k, c->nc, &r);
     const ccq_figures figures = {r.error, r.energy, r.max_error, r.status};
     ccq_code code = ccq_device_check_block(d->check, c, &r, err);
     if (!code)
         code = ccq_quantize_sum(d->engine, c, &figures, outcome, err);
     if (code)
         return code;
-    place(&r, c, planes);
+    ccq_device_place_columns(&r, c->n0, c->nc, planes);
     sum->blocks++;
     sum->weights += (uint64_t)c->a->k * (uint64_t)c->nc;
     return CCQ_OK;

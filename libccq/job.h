@@ -115,6 +115,7 @@ typedef struct ccq_device_figures {
     uint64_t weights, blocks;
     uint64_t cpu_blocks; /* that were for the device, and the CPU did */
     double seconds;      /* with something on the way there, there or on the way back */
+    int gone;            /* it has failed under statistics: the CPU does the rest */
 } ccq_device_figures;
 
 typedef struct ccq_engine {

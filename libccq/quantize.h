@@ -272,7 +272,7 @@ typedef struct ccq_quantize_run_options {
     void (*tensor)(void *ctx, size_t i, const ccq_outcome *o); /* action i is encoded */
     uint64_t mem_limit; /* bytes of memory for all of the process; 0: none */
     void (*warn)(void *ctx, const char *text); /* a line for a person; from one thread */
-    ccq_gpu *gpu; /* encodes wint2 columns where there are no statistics; NULL: the CPU does */
+    ccq_gpu *gpu; /* encodes wint2 columns; NULL: the CPU does */
 } ccq_quantize_run_options;
 
 /* What calibration saw of a layer with experts. */

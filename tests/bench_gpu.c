@@ -7,15 +7,13 @@
  * is the median of many replays, with the tenth and the ninetieth percentile; routings take
  * turns, so that the weights of a replay are not those of the one before. Bytes are those of
  * the experts that have rows, once. */
-#include "kernels/encode.h"
-#include "kernels/gpu_encode.h"
 #include "kernels/gpu_model.h"
 #include "kernels/gpu_wint2.h"
-#include "tests/check.h"
+#include "tests/bench_gpu.h"
 
 #include <math.h>
 
-enum { WARM = 20, SAMPLES = 100, ROUTINGS = 8, BATCHES = 9 };
+enum { BATCHES = 9 };
 
 typedef struct shape {
     const char *name;
@@ -28,66 +26,6 @@ static const shape shapes[] = {
 };
 static const shape small = {"small", 256, 128, 4, 2};
 static const int64_t batches[BATCHES] = {1, 4, 16, 32, 64, 128, 256, 1024, 4096};
-
-typedef struct bench {
-    ccq_gpu *gpu;
-    int json, quick, samples;
-    double bw, mm; /* bytes and operations a second */
-    uint64_t rng;
-} bench;
-
-#define GPU(b, call)                                                                               \
-    REQUIRE((call) == CCQ_GPU_OK, "%s: %s", #call, ccq_gpu_error((b)->gpu))
-
-static void *take(bench *b, size_t size)
-{
-    void *memory;
-    GPU(b, ccq_gpu_alloc(b->gpu, size, &memory));
-    return memory;
-}
-
-/* ---- Time ------------------------------------------------------------------ */
-
-typedef struct sample {
-    float p10, median, p90; /* ms */
-} sample;
-
-static int compare(const void *a, const void *b)
-{
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
-}
-
-typedef void (*work_fn)(bench *b, void *ctx, int turn);
-
-/* Recorded where the device can, else called. */
-static sample measure(bench *b, work_fn fn, void *ctx, int turns)
-{
-    ccq_gpu_graph *graph[ROUTINGS] = {NULL};
-    float ms[SAMPLES];
-    for (int t = 0; t < turns; t++)
-        if (ccq_gpu_kind(b->gpu) == CCQ_GPU_CUDA && turns > 1) {
-            fn(b, ctx, t); /* what is set up at first use is not recorded */
-            GPU(b, ccq_gpu_wait(b->gpu));
-            GPU(b, ccq_gpu_record(b->gpu));
-            fn(b, ctx, t);
-            GPU(b, ccq_gpu_recorded(b->gpu, &graph[t]));
-        }
-    for (int i = -(b->samples < WARM ? 0 : WARM); i < b->samples; i++) {
-        int t = (i + turns * WARM) % turns;
-        GPU(b, ccq_gpu_mark(b->gpu, 0));
-        if (graph[t])
-            GPU(b, ccq_gpu_replay(b->gpu, graph[t]));
-        else
-            fn(b, ctx, t);
-        GPU(b, ccq_gpu_mark(b->gpu, 1));
-        GPU(b, ccq_gpu_between(b->gpu, 0, 1, &ms[i < 0 ? 0 : i]));
-    }
-    for (int t = 0; t < turns; t++)
-        ccq_gpu_graph_free(b->gpu, graph[t]);
-    qsort(ms, (size_t)b->samples, sizeof *ms, compare);
-    return (sample){ms[b->samples / 10], ms[b->samples / 2], ms[b->samples * 9 / 10]};
-}
 
 /* ---- BW and MM --------------------------------------------------------------- */
 
@@ -116,52 +54,6 @@ static void measure_copy(bench *b)
         printf("{\"bench\":\"gpu\",\"what\":\"copy\",\"bytes_per_s\":%.0f}\n", b->bw);
     else
         printf("copy, read and written      %10.1f GB/s\n", b->bw / 1e9);
-}
-
-static void *random_bytes(bench *b, size_t size)
-{
-    uint64_t *host = malloc(size + 8);
-    void *memory = take(b, size);
-    REQUIRE(host, "memory");
-    for (size_t i = 0; i < size / 8 + 1; i++)
-        host[i] = check_next(&b->rng);
-    GPU(b, ccq_gpu_upload(b->gpu, memory, host, size));
-    free(host);
-    return memory;
-}
-
-static float gauss(bench *b)
-{
-    double u = 1 - check_uniform(&b->rng), v = check_uniform(&b->rng);
-    return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
-}
-
-/* Values that bf16 has; a few thousand draws, in an order of their own. */
-static float *random_floats(bench *b, size_t count)
-{
-    enum { DRAWS = 8191 };
-    float draw[DRAWS], *host = malloc(count * sizeof *host);
-    void *memory = take(b, count * sizeof *host);
-    REQUIRE(host, "memory");
-    for (int i = 0; i < DRAWS; i++)
-        draw[i] = ccq_round_bf16(gauss(b));
-    for (size_t i = 0; i < count; i++)
-        host[i] = draw[(i * 2654435761u >> 7) % DRAWS];
-    GPU(b, ccq_gpu_upload(b->gpu, memory, host, count * sizeof *host));
-    free(host);
-    return memory;
-}
-
-static uint16_t *random_bf16(bench *b, size_t count)
-{
-    uint16_t *host = malloc(count * sizeof *host);
-    void *memory = take(b, count * sizeof *host);
-    REQUIRE(host, "memory");
-    for (size_t i = 0; i < count; i++)
-        host[i] = (uint16_t)((check_next(&b->rng) & 0x81ff) | 0x3c00);
-    GPU(b, ccq_gpu_upload(b->gpu, memory, host, count * sizeof *host));
-    free(host);
-    return memory;
 }
 
 static void multiply_once(bench *b, void *ctx, int turn)
@@ -400,59 +292,6 @@ static void measure_layer(bench *b, const shape *s)
         ccq_gpu_free(b->gpu, all[i]);
     free(l.host[0]);
     free(l.host[1]);
-}
-
-/* ---- The encoder ------------------------------------------------------------------ */
-
-typedef struct encoding {
-    const void *tables;
-    ccq_encode_params params;
-    ccq_gpu_columns c;
-} encoding;
-
-static void encode_once(bench *b, void *ctx, int turn)
-{
-    encoding *e = ctx;
-    (void)turn;
-    GPU(b, ccq_gpu_encode(b->gpu)->columns(b->gpu, e->tables, &e->params, &e->c));
-}
-
-static void measure_encoder(bench *b)
-{
-    int64_t k = b->quick ? 256 : 8192, n = b->quick ? 32 : 7168;
-    ccq_encoder *enc = malloc(sizeof *enc);
-    void *tables = take(b, sizeof *enc);
-    size_t columns = (size_t)n;
-    REQUIRE(enc && ccq_encoder_init(enc) == 0, "encoder");
-    GPU(b, ccq_gpu_encode(b->gpu)->tables(b->gpu, enc, tables));
-    encoding e = {tables, {CCQ_EFFORT_FAST, 4, CCQ_ORDER_FASTDEPLOY},
-                  {.w = random_bf16(b, (size_t)(k * n)), .k = k, .n = n, .strip = 32,
-                   .weight = take(b, (size_t)(k / 4 * n)), .scale = take(b, (size_t)(k / 128 * n)),
-                   .super = take(b, columns * 2), .code_scale = take(b, columns * 4),
-                   .code_zp = take(b, columns * 4), .status = take(b, columns),
-                   .error = take(b, columns * 8), .energy = take(b, columns * 8),
-                   .max_error = take(b, columns * 8),
-                   .work = take(b, ccq_gpu_encode(b->gpu)->work(b->gpu, k, n))}};
-    int samples = b->samples;
-    b->samples = samples < 20 ? samples : 20;
-    for (int effort = CCQ_EFFORT_FAST; effort <= CCQ_EFFORT_NORMAL; effort++) {
-        e.params.effort = effort;
-        sample s = measure(b, encode_once, &e, 1);
-        double rate = 1e3 * (double)(k * n) / (double)s.median;
-        const char *name = effort == CCQ_EFFORT_FAST ? "fast" : "normal";
-        if (b->json)
-            printf("{\"bench\":\"gpu\",\"what\":\"encode\",\"effort\":\"%s\","
-                   "\"weights_per_s\":%.0f,\"ms\":%.3f}\n", name, rate, (double)s.median);
-        else
-            printf("encode, effort %-6s        %10.3f Gw/s\n", name, rate / 1e9);
-    }
-    b->samples = samples;
-    void *all[] = {tables, (void *)(uintptr_t)e.c.w, e.c.weight, e.c.scale, e.c.super,
-                   e.c.code_scale, e.c.code_zp, e.c.status, e.c.error, e.c.energy, e.c.max_error,
-                   e.c.work};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        ccq_gpu_free(b->gpu, all[i]);
-    free(enc);
 }
 
 int main(int argc, char **argv)

@@ -108,11 +108,24 @@ class Device(unittest.TestCase):
         self.assertIn("the same", p.stdout)
 
     def test_nothing_for_it(self):
-        """No wint2 tensors, or statistics: the CPU's work, and it says so."""
-        for args in (["--scheme=wint8"],
-                     ["--effort=fast", "--calibration=random:64", "--calibration-window=32"]):
-            said, made = self.quantize(DEVICE, *args, MICRO)
-            self.assertEqual((said["device"], made), ("cpu", self.quantize("cpu", *args, MICRO)[1]))
+        """No wint2 tensors: the CPU's work, and it says so."""
+        args = "--scheme=wint8", MICRO
+        said, made = self.quantize(DEVICE, *args)
+        self.assertEqual((said["device"], made), ("cpu", self.quantize("cpu", *args)[1]))
+
+    def test_statistics(self):
+        """Every effort with statistics: gathered on the way, or from a file."""
+        model, stats = self.made("small", 128), self.tmp / "stats"
+        random = "--calibration=random:512", "--calibration-window=64"
+        self.run_tool("-q", *random, "--save-stats", stats, model)
+        for args in (random + ("--effort=fast",),
+                     ("--stats", stats, "--effort=normal", "--k-order=plain", "--gain=7")):
+            cpu, one = self.quantize("cpu", "--w4-end-layer=-1", *args, model)
+            device, other = self.quantize(DEVICE, "--w4-end-layer=-1", *args, model)
+            self.assertEqual(one, other, args)
+            self.assertEqual(cpu["sqnr_db_by_type"], device["sqnr_db_by_type"], args)
+            self.assertEqual(device["device_blocks"], 4, args)
+            self.assertEqual(device["device_cpu_blocks"], 0, args)
 
     def test_report(self):
         out = self.tmp / "out"

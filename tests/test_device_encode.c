@@ -1,66 +1,10 @@
 /* Risk: a device that has no room, or fails in the middle of a job, changes the output or hangs
  * it. The host device with some of its functions made to fail, under blocks of a few columns and
  * under whole matrices; what comes out is compared with what the CPU writes. */
-#include "kernels/gpu_device.h"
-#include "kernels/gpu_host.h"
 #include "libccq/quantize.h"
-#include "tests/check.h"
+#include "tests/failing_device.h"
 
 #include "formats/checkpoint.h"
-
-/* ---- A device that fails ------------------------------------------------- */
-
-static struct {
-    int uploads, downloads, waits; /* before it fails; -1: it does not */
-    int pins, allocations;
-    uint64_t room; /* 0: what there is */
-} left;
-
-static const ccq_gpu_device *real;
-
-static int fails(int *count)
-{
-    if (*count > 0)
-        --*count;
-    return *count == 0;
-}
-
-static int no_upload(ccq_gpu *gpu, void *to, const void *from, size_t size)
-{
-    return fails(&left.uploads) ? ccq_gpu_fail(gpu, CCQ_GPU_FAILED, "upload: made to fail")
-                                : real->upload(gpu, to, from, size);
-}
-
-static int no_download(ccq_gpu *gpu, void *to, const void *from, size_t size)
-{
-    return fails(&left.downloads) ? ccq_gpu_fail(gpu, CCQ_GPU_FAILED, "download: made to fail")
-                                  : real->download(gpu, to, from, size);
-}
-
-static int no_wait(ccq_gpu *gpu, int queue)
-{
-    return fails(&left.waits) ? ccq_gpu_fail(gpu, CCQ_GPU_FAILED, "wait: made to fail")
-                              : real->wait(gpu, queue);
-}
-
-static int no_pin(ccq_gpu *gpu, size_t size, void **memory)
-{
-    return fails(&left.pins) ? ccq_gpu_fail(gpu, CCQ_GPU_NO_MEMORY, "pin: made to fail")
-                             : real->pin(gpu, size, memory);
-}
-
-static int no_alloc(ccq_gpu *gpu, size_t size, void **memory)
-{
-    return fails(&left.allocations) ? ccq_gpu_fail(gpu, CCQ_GPU_NO_MEMORY, "alloc: made to fail")
-                                    : real->alloc(gpu, size, memory);
-}
-
-static int no_room(ccq_gpu *gpu, uint64_t *bytes)
-{
-    int code = real->room(gpu, bytes);
-    *bytes = left.room ? left.room : *bytes;
-    return code;
-}
 
 /* ---- A job --------------------------------------------------------------- */
 
@@ -139,27 +83,16 @@ static const scene scenes[] = {
 static void check_scene(const scene *s, uint64_t limit, uint32_t want,
                         const ccq_quantize_result *cpu)
 {
-    char why[CCQ_GPU_TEXT];
     ccq_gpu_device mine;
-    ccq_gpu *gpu;
+    ccq_gpu *gpu = failing_open(&mine, 0);
     ccq_quantize_result r;
 
-    REQUIRE(!ccq_gpu_open(CCQ_GPU_HOST, 0, &gpu, why), "%s", why);
-    real = gpu->device;
-    mine = *real;
-    mine.upload = no_upload;
-    mine.download = no_download;
-    mine.wait = no_wait;
-    mine.pin = no_pin;
-    mine.alloc = no_alloc;
-    mine.room = no_room;
-    gpu->device = &mine;
-    left.uploads = s->uploads;
-    left.downloads = s->downloads;
-    left.waits = s->waits;
-    left.pins = s->pins;
-    left.allocations = s->allocations;
-    left.room = s->room;
+    failing.uploads = s->uploads;
+    failing.downloads = s->downloads;
+    failing.waits = s->waits;
+    failing.pins = s->pins;
+    failing.allocations = s->allocations;
+    failing.room = s->room;
     warnings = 0;
     printf("%s%s\n", s->name, limit ? ", in few columns" : "");
     CHECK(run(gpu, limit, &r) == want, "%s: other bytes", s->name);
@@ -170,27 +103,17 @@ static void check_scene(const scene *s, uint64_t limit, uint32_t want,
     CHECK(r.zero_columns == cpu->zero_columns && !memcmp(r.type_sqnr, cpu->type_sqnr,
           sizeof r.type_sqnr), "%s: other figures", s->name);
     ccq_quantize_result_free(&r);
-    CHECK(!ccq_gpu_host_broken(gpu), "%s: written past an end", s->name);
-    gpu->device = real;
-    ccq_gpu_close(gpu);
+    failing_close(gpu);
 }
 
 /* ---- A device that is wrong ----------------------------------------------- */
 
-static int wrong_download(ccq_gpu *gpu, void *to, const void *from, size_t size)
-{
-    int code = real->download(gpu, to, from, size);
-    for (size_t i = 0; i < size; i++)
-        ((uint8_t *)to)[i] ^= 1;
-    return code;
-}
-
 /* It must not end in a checkpoint. */
 static void check_wrong(void)
 {
-    char why[CCQ_GPU_TEXT], out[] = "/tmp/ccq-device-XXXXXX", inner[64], command[128];
+    char out[] = "/tmp/ccq-device-XXXXXX", inner[64], command[128];
     ccq_gpu_device mine;
-    ccq_gpu *gpu;
+    ccq_gpu *gpu = failing_open(&mine, 1);
     ccq_quantize_options o;
     ccq_quantize_result r;
     ccq_plan *plan;
@@ -198,11 +121,6 @@ static void check_wrong(void)
 
     REQUIRE(mkdtemp(out), "mkdtemp");
     snprintf(inner, sizeof inner, "%s/out", out);
-    REQUIRE(!ccq_gpu_open(CCQ_GPU_HOST, 0, &gpu, why), "%s", why);
-    real = gpu->device;
-    mine = *real;
-    mine.download = wrong_download;
-    gpu->device = &mine;
     ccq_quantize_defaults(&o);
     o.effort = CCQ_EFFORT_FAST;
     o.w4_end_layer = 3;
@@ -214,8 +132,7 @@ static void check_wrong(void)
     CHECK(access(inner, F_OK) != 0, "a device that is wrong leaves %s", inner);
     ccq_quantize_result_free(&r);
     ccq_plan_free(plan);
-    gpu->device = real;
-    ccq_gpu_close(gpu);
+    failing_close(gpu);
     snprintf(command, sizeof command, "rm -r %s", out);
     REQUIRE(!system(command), "%s", command);
 }

@@ -426,7 +426,7 @@ static int run_job(const cli *c, report *r, ccq_pool *pool, const ccq_ops *ops, 
 /* Whether a device has anything to do. */
 static int is_for_device(const ccq_plan *plan)
 {
-    for (size_t i = 0; plan->options.calibration.kind == CCQ_CALIBRATE_NONE && i < plan->count; i++)
+    for (size_t i = 0; i < plan->count; i++)
         if (plan->action[i].to == CCQ_TYPE_WINT2)
             return 1;
     return 0;

@@ -1,6 +1,7 @@
 /* The encoder: kernels/gpu/encode*.h, a block of threads at a time. */
 #include "kernels/cuda/common.cuh"
 #include "kernels/gpu/encode_figures.h"
+#include "kernels/gpu_feedback.h"
 
 #include <cstdlib>
 
@@ -212,4 +213,6 @@ int columns(ccq_gpu *gpu, const void *tables, const ccq_encode_params *params,
 
 } // namespace
 
-extern "C" const ccq_gpu_encode_ops ccq_gpu_encode_cuda = {tables, columns, work_size};
+extern "C" const ccq_gpu_encode_ops ccq_gpu_encode_cuda = {
+    tables, columns, work_size, ccq_gpu_feedback_cuda, ccq_gpu_feedback_work,
+};
