@@ -10,7 +10,10 @@ ccq_code ccq_fail_file(ccq_error *err, ccq_code code, const char *path, const ch
     CCQ_PRINTF(4, 5);
 ccq_code ccq_fail_name(ccq_error *err, ccq_code code, const char *path, const char *name,
                        const char *fmt, ...) CCQ_PRINTF(5, 6);
-/* "path: what: reason of error" with the code that errno asks for: NO_SPACE, or code. */
+/* A full disk: so many bytes more are needed, and what is free. */
+ccq_code ccq_fail_full(ccq_error *err, const char *path, uint64_t needed);
+/* "path: what: reason of error" with the code that errno asks for: NO_SPACE (and what is
+ * free), or code. */
 ccq_code ccq_fail_errno(ccq_error *err, ccq_code code, const char *path, const char *what,
                         int error);
 

@@ -19,6 +19,8 @@ ccq_code ccq_pwrite_all(int fd, const char *path, uint64_t offset, const void *d
         ssize_t n = pwrite(fd, p, (size_t)(size < IO_STEP ? size : IO_STEP), (off_t)offset);
         if (n < 0 && errno == EINTR)
             continue;
+        if (n < 0 && (errno == ENOSPC || errno == EDQUOT))
+            return ccq_fail_full(err, path, size);
         if (n <= 0)
             return ccq_fail_errno(err, CCQ_IO, path, "write failed", n < 0 ? errno : EIO);
         p += n;

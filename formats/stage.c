@@ -92,15 +92,6 @@ static ccq_code add_entry(ccq_stage *s, const char *name, int shard, ccq_error *
     return CCQ_OK;
 }
 
-static ccq_code disk_full(const ccq_out *o, uint64_t needed, ccq_error *err)
-{
-    uint64_t left = 0;
-    ccq_path_free_bytes(o->stage->out, &left, NULL);
-    return ccq_fail_file(err, CCQ_NO_SPACE, o->path,
-                         "disk full: needs %llu bytes more, %llu are free",
-                         (unsigned long long)needed, (unsigned long long)left);
-}
-
 /* The blocks, so that a full disk shows now; posix_fallocate would write them. */
 static ccq_code reserve(ccq_out *o, ccq_error *err)
 {
@@ -114,7 +105,7 @@ static ccq_code reserve(ccq_out *o, ccq_error *err)
     if (bad == EOPNOTSUPP || bad == ENOSYS)
         bad = ftruncate(o->fd, (off_t)o->size) != 0 ? errno : 0;
     if (bad == ENOSPC || bad == EDQUOT)
-        return disk_full(o, o->size - atomic_load(&o->written), err);
+        return ccq_fail_full(err, o->path, o->size - atomic_load(&o->written));
     return bad ? ccq_fail_errno(err, CCQ_IO, o->path, "cannot reserve space", bad) : CCQ_OK;
 }
 
@@ -269,7 +260,7 @@ ccq_code ccq_out_write(ccq_out *o, uint64_t offset, const void *data, uint64_t s
                              (unsigned long long)o->size);
     ccq_code code = ccq_pwrite_all(o->fd, o->path, offset, data, size, err);
     if (code == CCQ_NO_SPACE)
-        return disk_full(o, o->size - atomic_load(&o->written), err);
+        return ccq_fail_full(err, o->path, o->size - atomic_load(&o->written));
     if (!code)
         atomic_fetch_add(&o->written, size);
     return code;

@@ -185,9 +185,20 @@ ccq_code ccq_fail_name(ccq_error *err, ccq_code code, const char *path, const ch
 ccq_code ccq_fail_errno(ccq_error *err, ccq_code code, const char *path, const char *what,
                         int error)
 {
-    if (error == ENOSPC || error == EDQUOT)
-        code = CCQ_NO_SPACE;
-    else if (error == ENOMEM)
-        code = CCQ_NO_MEMORY;
-    return ccq_fail_file(err, code, path, "%s: %s", what, strerror(error));
+    uint64_t left = 0;
+    if (error == ENOSPC || error == EDQUOT) {
+        ccq_path_free_bytes(path, &left, NULL);
+        return ccq_fail_file(err, CCQ_NO_SPACE, path, "%s: %s, %llu bytes are free", what,
+                             strerror(error), (unsigned long long)left);
+    }
+    return ccq_fail_file(err, error == ENOMEM ? CCQ_NO_MEMORY : code, path, "%s: %s", what,
+                         strerror(error));
+}
+
+ccq_code ccq_fail_full(ccq_error *err, const char *path, uint64_t needed)
+{
+    uint64_t left = 0;
+    ccq_path_free_bytes(path, &left, NULL);
+    return ccq_fail_file(err, CCQ_NO_SPACE, path, "disk full: needs %llu bytes more, %llu are free",
+                         (unsigned long long)needed, (unsigned long long)left);
 }

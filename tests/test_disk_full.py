@@ -149,7 +149,8 @@ class DiskFull(unittest.TestCase):
         note = f"{shards}, tensor {at}: {p.stderr}"
         self.assertIn(p.returncode, (0, 74), note)
         if p.returncode:
-            self.assertRegex(p.stderr, "disk full|No space left", note)
+            self.assertRegex(p.stderr, r"disk full: needs \d+ bytes more, \d+ are free|"
+                             r"No space left on device, \d+ bytes are free", note)
             self.nothing_to_open(p)
             again = self.run_tool(shards, *["--resume"] * (self.out / ".ccq").exists(), code=74)
             self.nothing_to_open(again)
