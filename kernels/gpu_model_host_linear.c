@@ -83,7 +83,7 @@ static int narrow(ccq_gpu *gpu, const ccq_gpu_narrow *p)
     return CCQ_GPU_OK;
 }
 
-static int round_rows(ccq_gpu *gpu, const ccq_gpu_round *p)
+int ccq_gpu_host_round(ccq_gpu *gpu, const ccq_gpu_round *p)
 {
     (void)gpu;
     for (int64_t r = 0; r < p->rows; r++)
@@ -103,7 +103,7 @@ static float element(const void *data, int as_float, int64_t i)
     return as_float ? ((const float *)data)[i] : ccq_bf16_to_f32(((const uint16_t *)data)[i]);
 }
 
-static int dense(ccq_gpu *gpu, const ccq_gpu_dense *p)
+int ccq_gpu_host_dense(ccq_gpu *gpu, const ccq_gpu_dense *p)
 {
     (void)gpu;
     for (int64_t r = 0; r < p->rows; r++)
@@ -119,8 +119,9 @@ static int dense(ccq_gpu *gpu, const ccq_gpu_dense *p)
     return CCQ_GPU_OK;
 }
 
-static const ccq_gpu_linear_steps steps = {few,        groups,    unpack, narrow,
-                                           round_rows, has_dense, dense};
+static const ccq_gpu_linear_steps steps = {
+    few, groups, unpack, narrow, ccq_gpu_host_round, has_dense, ccq_gpu_host_dense,
+};
 
 int ccq_gpu_host_linear(ccq_gpu *gpu, const ccq_gpu_linear *p)
 {

@@ -60,5 +60,5 @@ const ccq_gpu_wint2_ops ccq_gpu_wint2_host = {
     .repack = repack,
     .unpack = unpack,
     .experts = ccq_gpu_wint2_host_experts,
-    .work = ccq_gpu_wint2_work,
+    .work = ccq_gpu_wint2_host_work,
 };

@@ -1,18 +1,24 @@
 /* Experts of few rows on the host device. Tensor cores are a function over the fragments of a
  * warp's 32 lanes. */
 #include "kernels/gpu/wint2_device.h"
-#include "kernels/gpu/wint2_wide.h"
+#include "kernels/gpu/wint2_dense.h"
 
 #include <stdlib.h>
 
 enum { LANES = 32 };
 
-size_t ccq_gpu_wint2_work(const ccq_gpu *gpu, int64_t experts, int64_t hidden, int64_t inter,
-                          int64_t rows)
+size_t ccq_gpu_wint2_work(int64_t experts, int64_t hidden, int64_t inter, int64_t rows, int wide)
+{
+    size_t dense = ccq_w2_dense_wants(rows, experts, wide) ? ccq_w2_dense_bytes(hidden, inter) : 0;
+
+    return ccq_w2_work_bytes(hidden, inter, rows) + dense;
+}
+
+size_t ccq_gpu_wint2_host_work(const ccq_gpu *gpu, int64_t experts, int64_t hidden, int64_t inter,
+                               int64_t rows)
 {
     (void)gpu;
-    (void)experts;
-    return ccq_w2_work_bytes(hidden, inter, rows);
+    return ccq_gpu_wint2_work(experts, hidden, inter, rows, 1);
 }
 
 /* ---- Staging ------------------------------------------------------------- */
@@ -180,6 +186,8 @@ int ccq_gpu_wint2_host_experts(ccq_gpu *gpu, const ccq_gpu_experts *p)
 
     if (code || !p->rows)
         return code;
+    if (p->large && p->rounding == CCQ_ROUND_FUSED && ccq_w2_dense_wants(p->rows, p->experts, 1))
+        return ccq_gpu_wint2_host_dense(gpu, p);
     if (p->large && ccq_w2_wide_takes(p))
         return ccq_gpu_wint2_host_wide(gpu, p);
     plan = ccq_w2_plan_of(p);

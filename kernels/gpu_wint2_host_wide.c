@@ -1,7 +1,8 @@
 /* Experts of many rows on the host device: wgmma is a function over a warp's A and the rows
  * of x as they lie in shared memory. */
 #include "kernels/gpu/wint2_device.h"
-#include "kernels/gpu/wint2_wide.h"
+#include "kernels/gpu/linear_steps.h"
+#include "kernels/gpu/wint2_dense.h"
 
 #include <stdlib.h>
 
@@ -129,4 +130,36 @@ int ccq_gpu_wint2_host_wide(ccq_gpu *gpu, const ccq_gpu_experts *p)
     if (plan.h.form == CCQ_W2_FORM_W && !code)
         stage(&plan.h);
     return code ? code : gemm(gpu, &plan.down, p->experts, n);
+}
+
+/* ---- Dequantized ---------------------------------------------------------------- */
+
+static int stage_all(ccq_gpu *gpu, const ccq_w2_stage *s)
+{
+    (void)gpu;
+    stage(s);
+    return CCQ_GPU_OK;
+}
+
+static int dequant(ccq_gpu *gpu, const ccq_w2_dequant *p)
+{
+    (void)gpu;
+    for (int64_t i = 0; i < ccq_w2_dequant_warps(p) * LANES; i++)
+        ccq_w2_dequant_lane(p, i / LANES, (int)(i % LANES));
+    return CCQ_GPU_OK;
+}
+
+static int hidden(ccq_gpu *gpu, const ccq_w2_hidden *p)
+{
+    (void)gpu;
+    for (int64_t i = 0; i < p->rows * p->inter; i++)
+        ccq_w2_hidden_at(p, i / p->inter, i % p->inter);
+    return CCQ_GPU_OK;
+}
+
+int ccq_gpu_wint2_host_dense(ccq_gpu *gpu, const ccq_gpu_experts *p)
+{
+    static const ccq_w2_dense_steps steps = {stage_all, dequant, ccq_gpu_host_dense, hidden,
+                                             ccq_gpu_host_round};
+    return ccq_gpu_wint2_dense_by(gpu, &steps, p);
 }

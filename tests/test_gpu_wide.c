@@ -1,9 +1,9 @@
-/* Risk: experts of many rows, by way of wgmma's layouts, give something else than those of few
- * rows: rows or columns in another place, a chunk of rows, a group or a slot of the ring left
- * out or taken twice, zeros where rows are missing not zero.
+/* Risk: experts of many rows, by way of wgmma's layouts or of dense products, give something
+ * else than those of few rows: rows or columns in another place, a chunk of rows, a group or a
+ * slot of the ring left out or taken twice, zeros where rows are missing not zero.
  *
  *     test_gpu_wide [cuda] */
-#include "kernels/gpu/wint2_wide.h"
+#include "kernels/gpu/wint2_dense.h"
 #include "kernels/gpu_host.h"
 #include "kernels/gpu_model.h"
 #include "kernels/gpu_wint2.h"
@@ -44,8 +44,8 @@ static void make_half(fixture *f, int half, int64_t k, int64_t n)
         uint16_t *super = (uint16_t *)(void *)(zp + n);
         uint8_t *codes = (uint8_t *)(super + n);
         for (int64_t i = 0; i < n; i++) {
-            cs[i] = e == 1 && i == 5 ? 90.123456f : 120.94921875f;
-            zp[i] = e == 1 && i == 5 ? 20000.3333f : 1253.75f;
+            cs[i] = e == f->experts / 2 && i == 5 ? 90.123456f : 120.94921875f;
+            zp[i] = e == f->experts / 2 && i == 5 ? 20000.3333f : 1253.75f;
             super[i] = ccq_f32_to_bf16(0.002f * (float)(0.5 + check_uniform(&f->rng)));
         }
         for (int64_t i = 0; i < k * n / 4 + k * n / 128; i++)
@@ -149,12 +149,31 @@ static void check_maps(void)
         CHECK(seen[i] == 1, "half %zu of a slot: %d times", i, seen[i]);
 }
 
+static void open_fixture(fixture *f, int64_t hidden, int64_t inter, int64_t experts)
+{
+    f->hidden = hidden;
+    f->inter = inter;
+    f->experts = experts;
+    make_half(f, 0, f->hidden, 2 * f->inter);
+    make_half(f, 1, f->inter, f->hidden);
+}
+
+static void close_fixture(fixture *f)
+{
+    for (int half = 0; half < 2; half++) {
+        ccq_gpu_free(f->gpu, f->memory[half]);
+        ccq_gpu_free(f->gpu, f->device[half]);
+        free(f->host[half]);
+    }
+}
+
 int main(int argc, char **argv)
 {
-    fixture f = {.hidden = 256, .inter = 128, .experts = 3};
+    fixture f = {.rng = 0};
     char why[CCQ_GPU_TEXT];
     int kind = argc > 1 && !strcmp(argv[1], "cuda") ? CCQ_GPU_CUDA : CCQ_GPU_HOST;
     static const int32_t counts[][3] = {{3, 40, 0}, {90, 7, 33}, {0, 0, 300}};
+    static const int32_t many[] = {0, 2 * CCQ_W2_DENSE_ROWS + 3}; /* two chunks of them */
 
     f.rng = check_seed(21);
     check_maps();
@@ -162,18 +181,16 @@ int main(int argc, char **argv)
         printf("%s\n", why);
         return 77;
     }
-    make_half(&f, 0, f.hidden, 2 * f.inter);
-    make_half(&f, 1, f.inter, f.hidden);
+    open_fixture(&f, 256, 128, 3);
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         for (int order = 0; order < 2; order++) {
             check(&f, counts[i], CCQ_ROUND_FUSED, order);
             check(&f, counts[i], CCQ_ROUND_NONE, order);
         }
-    for (int half = 0; half < 2; half++) {
-        ccq_gpu_free(f.gpu, f.memory[half]);
-        ccq_gpu_free(f.gpu, f.device[half]);
-        free(f.host[half]);
-    }
+    close_fixture(&f);
+    open_fixture(&f, 128, 128, 2);
+    check(&f, many, CCQ_ROUND_FUSED, CCQ_ORDER_FASTDEPLOY);
+    close_fixture(&f);
     if (kind == CCQ_GPU_HOST)
         CHECK(!ccq_gpu_host_broken(f.gpu), "memory was written past its end");
     ccq_gpu_close(f.gpu);

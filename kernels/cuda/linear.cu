@@ -172,15 +172,16 @@ static __global__ void round_kernel(const ccq_gpu_round p)
         ccq_gpu_round_at(&p, blockIdx.x, my_column());
 }
 
-static int round_rows(ccq_gpu *gpu, const ccq_gpu_round *p)
+int ccq_gpu_cuda_round(ccq_gpu *gpu, const ccq_gpu_round *p)
 {
     round_kernel<<<rows_and_columns(p->rows, p->n), CCQ_GPU_THREADS, 0, ccq_cuda_stream(gpu)>>>(
         *p);
     return ccq_cuda_launched(gpu, "rounding");
 }
 
-static const ccq_gpu_linear_steps steps = {few,        groups,        unpack,        narrow,
-                                           round_rows, ccq_cuda_blas, ccq_cuda_dense};
+static const ccq_gpu_linear_steps steps = {
+    few, groups, unpack, narrow, ccq_gpu_cuda_round, ccq_cuda_blas, ccq_cuda_dense,
+};
 
 int ccq_gpu_cuda_linear(ccq_gpu *gpu, const ccq_gpu_linear *p)
 {

@@ -1,8 +1,8 @@
 /* Experts of few rows on CUDA: the phases of kernels/gpu/wint2_gemm.h, a ring of asynchronous
  * copies around them, and mma.sync in the middle. */
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/blas.cuh"
 #include "kernels/gpu/wint2_device.h"
-#include "kernels/gpu/wint2_wide.h"
+#include "kernels/gpu/wint2_dense.h"
 
 /* ---- Staging ------------------------------------------------------------- */
 
@@ -248,7 +248,11 @@ extern "C" int ccq_gpu_wint2_cuda_experts(ccq_gpu *gpu, const ccq_gpu_experts *p
 
     if (code || !p->rows || !p->experts)
         return code;
-    if (p->large && ccq_gpu_wint2_cuda_has_wide(gpu) && ccq_w2_wide_takes(p))
+    const int wide = ccq_gpu_wint2_cuda_has_wide(gpu);
+    if (p->large && p->rounding == CCQ_ROUND_FUSED &&
+        ccq_w2_dense_wants(p->rows, p->experts, wide) && ccq_cuda_blas(gpu))
+        return ccq_gpu_wint2_cuda_dense(gpu, p);
+    if (p->large && wide && ccq_w2_wide_takes(p))
         return ccq_gpu_wint2_cuda_wide(gpu, p);
     ccq_w2_plan plan = ccq_w2_plan_of(p);
     code = stage(gpu, &plan.x);

@@ -1,8 +1,10 @@
 /* Experts of many rows by wgmma: kernels/gpu/wint2_wide.h thread by thread. Needs sm_90a. */
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/blas.cuh"
 #include "kernels/cuda/wgmma.cuh"
+#include "kernels/gpu/linear_steps.h"
+#include "kernels/gpu/wint2_dense.h"
 #include "kernels/gpu/wint2_device.h"
-#include "kernels/gpu/wint2_wide.h"
 
 /* ---- Staging --------------------------------------------------------------- */
 
@@ -189,4 +191,51 @@ int ccq_gpu_wint2_cuda_wide(ccq_gpu *gpu, const ccq_gpu_experts *p)
     if (!code && plan.h.form == CCQ_W2_FORM_W)
         code = stage(gpu, &plan.h);
     return code ? code : gemm(gpu, &plan.down, p->experts, p->most, n);
+}
+
+/* ---- Dequantized ------------------------------------------------------------------ */
+
+static __global__ void dequant_kernel(ccq_w2_dequant p)
+{
+    int64_t warp = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
+    if (warp < ccq_w2_dequant_warps(&p))
+        ccq_w2_dequant_lane(&p, warp, static_cast<int>(threadIdx.x % 32));
+}
+
+static int dequant(ccq_gpu *gpu, const ccq_w2_dequant *p)
+{
+    const int64_t warps = CCQ_W2_WIDE_THREADS / 32;
+    unsigned grid = static_cast<unsigned>((ccq_w2_dequant_warps(p) + warps - 1) / warps);
+    dequant_kernel<<<grid, CCQ_W2_WIDE_THREADS, 0, ccq_cuda_stream(gpu)>>>(*p);
+    return ccq_cuda_launched(gpu, "weights of wint2 experts");
+}
+
+static __global__ void hidden_kernel(ccq_w2_hidden p)
+{
+    int64_t j = static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x;
+    if (j < p.inter)
+        ccq_w2_hidden_at(&p, blockIdx.x, j);
+}
+
+static int hidden(ccq_gpu *gpu, const ccq_w2_hidden *p)
+{
+    const int64_t threads = CCQ_W2_WIDE_THREADS;
+    dim3 grid(static_cast<unsigned>(p->rows),
+              static_cast<unsigned>((p->inter + threads - 1) / threads));
+    hidden_kernel<<<grid, CCQ_W2_WIDE_THREADS, 0, ccq_cuda_stream(gpu)>>>(*p);
+    return ccq_cuda_launched(gpu, "hidden activations of wint2 experts");
+}
+
+static const ccq_w2_dense_steps dense_steps = {stage, dequant, ccq_cuda_dense, hidden,
+                                               ccq_gpu_cuda_round};
+
+int ccq_gpu_wint2_cuda_dense(ccq_gpu *gpu, const ccq_gpu_experts *p)
+{
+    return ccq_gpu_wint2_dense_by(gpu, &dense_steps, p);
+}
+
+size_t ccq_gpu_wint2_cuda_work(const ccq_gpu *gpu, int64_t experts, int64_t hidden, int64_t inter,
+                               int64_t rows)
+{
+    return ccq_gpu_wint2_work(experts, hidden, inter, rows, ccq_gpu_wint2_cuda_has_wide(gpu));
 }

@@ -22,6 +22,11 @@ typedef struct ccq_gpu_linear_steps {
     int (*dense)(ccq_gpu *gpu, const ccq_gpu_dense *p);
 } ccq_gpu_linear_steps;
 
+/* Of the host device, and of CUDA: for other products as well. */
+int ccq_gpu_host_round(ccq_gpu *gpu, const ccq_gpu_round *p);
+int ccq_gpu_host_dense(ccq_gpu *gpu, const ccq_gpu_dense *p);
+int ccq_gpu_cuda_round(ccq_gpu *gpu, const ccq_gpu_round *p);
+
 int ccq_gpu_linear_by(ccq_gpu *gpu, const ccq_gpu_linear_steps *steps, const ccq_gpu_linear *p);
 int ccq_gpu_grouped_by(ccq_gpu *gpu, const ccq_gpu_linear_steps *steps,
                        const ccq_gpu_grouped *p);

@@ -17,8 +17,15 @@ int ccq_gpu_wint2_cuda_experts(ccq_gpu *gpu, const ccq_gpu_experts *p);
 int ccq_gpu_wint2_host_wide(ccq_gpu *gpu, const ccq_gpu_experts *p);
 int ccq_gpu_wint2_cuda_wide(ccq_gpu *gpu, const ccq_gpu_experts *p);
 int ccq_gpu_wint2_cuda_has_wide(const ccq_gpu *gpu);
-size_t ccq_gpu_wint2_work(const ccq_gpu *gpu, int64_t experts, int64_t hidden, int64_t inter,
-                          int64_t rows);
+/* More rows still: kernels/gpu/wint2_dense.h. */
+int ccq_gpu_wint2_host_dense(ccq_gpu *gpu, const ccq_gpu_experts *p);
+int ccq_gpu_wint2_cuda_dense(ccq_gpu *gpu, const ccq_gpu_experts *p);
+/* Work memory of a device with or without wgmma; the devices'. */
+size_t ccq_gpu_wint2_work(int64_t experts, int64_t hidden, int64_t inter, int64_t rows, int wide);
+size_t ccq_gpu_wint2_host_work(const ccq_gpu *gpu, int64_t experts, int64_t hidden, int64_t inter,
+                               int64_t rows);
+size_t ccq_gpu_wint2_cuda_work(const ccq_gpu *gpu, int64_t experts, int64_t hidden, int64_t inter,
+                               int64_t rows);
 
 #ifdef __cplusplus
 }
