@@ -4,10 +4,12 @@
 #   sh tests/gpu.sh [BUILD_DIR [OUT_DIR [DEVICE]]]
 #
 # BUILD_DIR (default build) may be a folder that tests/gpu_folder.sh made on another machine:
-# an NVIDIA driver is all that is needed here, and cuBLAS for dense products.
+# an NVIDIA driver is all that is needed here, and cuBLAS for dense products; with Python 3 and
+# compute-sanitizer more is tested, and what they would do counts as skipped without them.
 # OUT_DIR (default gpu-results) gets logs, bench.jsonl and table.txt. DEVICE (default cuda)
 # "host" runs the same on the CPU, small, without tables: a test of this script and of the
-# kernels' code. Exit: 0 all passed, 1 not, 77 there is no GPU.
+# kernels' code. Correctness first, then the tables, then compute-sanitizer.
+# Exit: 0 all passed, 1 not, 77 there is no GPU.
 set -u
 
 top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd) || exit 1
@@ -19,6 +21,8 @@ for libs in "$build/lib" "${CUDA_HOME:-/usr/local/cuda}/lib64"; do
   [ -d "$libs" ] && LD_LIBRARY_PATH=$libs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 done
 export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}
+PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
+export CCQ_DATA="$top/tests/data"
 quantize=$build/tools/ccq-quantize
 run=$build/tools/ccq-run
 model=$top/tests/data/ernie-micro
@@ -30,10 +34,11 @@ passed=0 failed=0 skipped=0
 check() {
   name=$1
   shift
+  began=$(date +%s)
   "$@" >"$out/$name.log" 2>&1
   status=$?
   case $status in
-    0) passed=$((passed + 1)) word=ok ;;
+    0) passed=$((passed + 1)) word="ok, $(($(date +%s) - began)) s" ;;
     77) skipped=$((skipped + 1)) word=skipped ;;
     *) failed=$((failed + 1)) word="FAILED ($status)" ;;
   esac
@@ -44,15 +49,31 @@ check() {
   return 0
 }
 
+# all_of TEST...: those of BUILD_DIR that are there, on the device
+all_of() {
+  for test in "$@"; do
+    [ -x "$test" ] && [ ! -d "$test" ] || continue
+    check "$(basename "$test")" "$test" "$device"
+  done
+}
+
+# sanitized TOOL TEST: not for long
+sanitized() {
+  check "$1-$(basename "$2")" timeout 120 compute-sanitizer --tool "$1" --error-exitcode 1 "$2" \
+    "$device"
+}
+
 hash_of() {
   (cd "$1" && find . -type f | LC_ALL=C sort | xargs sha256sum | sha256sum)
 }
 
-# same_bytes EFFORT: the CPU's files and the device's
+# same_bytes MODEL OPTION...: the CPU's files and the device's
 same_bytes() {
+  from=$1
+  shift
   rm -rf "$work/cpu" "$work/gpu"
-  "$quantize" -q --device=cpu --effort="$1" "$model" "$work/cpu" &&
-    "$quantize" -q --device="$device" --effort="$1" "$model" "$work/gpu" &&
+  "$quantize" -q --device=cpu "$@" "$from" "$work/cpu" &&
+    "$quantize" -q --device="$device" "$@" "$from" "$work/gpu" &&
     [ "$(hash_of "$work/cpu")" = "$(hash_of "$work/gpu")" ]
 }
 
@@ -89,22 +110,23 @@ fi
 "$run" --version >"$out/version.log"
 grep -E '^(cuda|device):' "$out/version.log"
 
-for test in "$build"/tests/test_gpu*; do
-  [ -x "$test" ] && [ ! -d "$test" ] || continue
-  check "$(basename "$test")" "$test" "$device"
+all_of "$build"/tests/test_gpu* "$build"/tests/test_device_pass
+check make-small "$build/tests/make_checkpoint" --layers 2 --hidden 128 --inter 128 --experts 2 \
+  --vocab 64 "$work/small"
+check statistics "$quantize" -q --calibration=random:512 --calibration-window=64 \
+  --save-stats "$work/stats" "$work/small"
+check encode-fast same_bytes "$model" --effort=fast
+check encode-normal same_bytes "$model" --effort=normal --w4-end-layer=4
+check encode-plain-order same_bytes "$model" --effort=fast --k-order=plain --gain=0
+check make-wide "$build/tests/make_checkpoint" --layers 2 --hidden 512 --inter 256 --experts 2 \
+  --vocab 64 "$work/wide"
+check encode-ranks same_bytes "$work/wide" --effort=fast --tp=2 --w4-end-layer=-1
+for effort in fast normal; do
+  check "encode-statistics-$effort" same_bytes "$work/small" --stats "$work/stats" \
+    --effort=$effort --w4-end-layer=-1
 done
-if [ "$device" = cuda ] && command -v compute-sanitizer >/dev/null; then
-  for tool in memcheck racecheck; do
-    for test in "$build"/tests/test_gpu*; do
-      [ -x "$test" ] && [ ! -d "$test" ] || continue
-      check "$tool-$(basename "$test")" compute-sanitizer --tool "$tool" --error-exitcode 1 \
-        "$test" "$device"
-    done
-  done
-fi
-
-check encode-fast same_bytes fast
-check encode-normal same_bytes normal
+check encode-calibrated same_bytes "$work/small" --calibration=random:512 \
+  --calibration-window=64 --effort=fast --w4-end-layer=-1
 for layers in 1 -1; do
   rm -rf "$work/q$layers"
   check "make-$layers" "$quantize" -q --device=cpu --effort=fast --w4-end-layer="$layers" \
@@ -118,6 +140,13 @@ check logits-wint2-fused same_logits "$work/q-1" gates_fastdeploy.json
 check logits-wint2-none same_logits "$work/q-1" gates_fastdeploy.json --wint2-rounding=none
 check logits-wint2-unzip same_logits "$work/q-1" gates_fastdeploy.json --wint2-rounding=unzip
 check twice same_twice "$work/q1"
+if [ "$device" = cuda ] && command -v python3 >/dev/null; then
+  check device_run python3 "$top/tests/test_device_run.py" "$run" "$quantize" cuda
+  check device_cli python3 "$top/tests/test_device_cli.py" "$quantize" \
+    "$build/tests/make_checkpoint" cuda
+elif [ "$device" = cuda ]; then
+  skipped=$((skipped + 2))
+fi
 
 if [ "$device" = cuda ] && [ "$failed" -eq 0 ]; then
   : >"$out/bench.jsonl"
@@ -129,12 +158,23 @@ if [ "$device" = cuda ] && [ "$failed" -eq 0 ]; then
     "$work/big" "$work/big-cpu"
   check quantize-big sh -c '"$1" --device=cuda --effort=fast "$2" "$3"' sh "$quantize" \
     "$work/big" "$work/big-gpu"
+  check big-bytes [ "$(hash_of "$work/big-cpu")" = "$(hash_of "$work/big-gpu")" ]
   check run-big sh -c '"$1" --device=cuda --bench --bench-batch=1,8,32,128 "$2" >>"$3"' sh \
     "$run" "$work/big-gpu" "$out/table.txt"
   check run-big-json sh -c \
     '"$1" --device=cuda --bench --bench-batch=1,8,32,128 --json "$2" >>"$3"' \
     sh "$run" "$work/big-gpu" "$out/bench.jsonl"
   cat "$out/table.txt"
+fi
+if [ "$device" = cuda ] && command -v compute-sanitizer >/dev/null; then
+  for tool in memcheck racecheck synccheck initcheck; do
+    for test in "$build"/tests/test_gpu*; do
+      [ -x "$test" ] && [ ! -d "$test" ] && sanitized "$tool" "$test"
+    done
+  done
+elif [ "$device" = cuda ]; then
+  echo "compute-sanitizer is not here"
+  skipped=$((skipped + 1))
 fi
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]

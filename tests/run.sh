@@ -14,8 +14,10 @@
 #     thread     TSan over what has threads: ring, pool, pipeline, resume, calibration, ccq-run
 #     fuzz       100,000 mutations for every fuzz target under ASan and UBSan, and the branches
 #                that they reach
-#     cuda       the GPU kernels compile, with code for each architecture, and the instructions
-#                of their loops are counted; where there is no nvcc, with one from PyPI
+#     cuda       everything compiles and links with nvcc (from PyPI, where there is none), with
+#                code for each architecture; the instructions of the kernels' loops are counted;
+#                tools start without a driver; tests/gpu.sh passes on the host device, from a
+#                folder that was made to be carried elsewhere
 #     man        the man pages
 #
 # All of it is made to end within 30 minutes on two cores, the default suites within 5; every
@@ -199,16 +201,30 @@ cuda() {
     skipped=$((skipped + 1))
     return
   fi
-  ccq_targets='kernels/libkernels_cuda.a tools/ccq-run'
   if ccq_build build-cuda -Dcuda=enabled -Dopenblas=disabled -Dsentencepiece=disabled; then
     check tests/check_cuda.py python3 tests/check_cuda.py build-cuda
     run_tests build-cuda gpu_sass
-    check "a start without a driver" sh -c \
-      'build-cuda/tools/ccq-run --version | grep -E "^cuda: built|^device:"'
+    for tool in ccq-run ccq-quantize; do
+      check "$tool starts without a driver" without_driver "build-cuda/tools/$tool"
+    done
+    rm -rf build-cuda/folder build-cuda/results
+    check tests/gpu_folder.sh sh tests/gpu_folder.sh build-cuda build-cuda/folder
+    check "tests/gpu.sh on the host device" \
+      env -i PATH="$PATH" sh tests/gpu.sh build-cuda/folder build-cuda/results host
+    rm -rf build-cuda/folder
   else
     fail "build-cuda: build"
   fi
-  ccq_targets=
+}
+
+# without_driver TOOL: it says that CUDA is in it, and that there is no device or which; where
+# there is none, asking for it ends with 69 and why.
+without_driver() {
+  said=$("$1" --version) || return
+  echo "$said" | grep '^cuda: built' || return
+  echo "$said" | grep '^device: none' || return 0 # there is one
+  "$1" --device cuda tests/data/ernie-micro build-cuda/none >build-cuda/said 2>&1
+  [ $? -eq 69 ] && grep -i 'no CUDA device' build-cuda/said
 }
 
 man_pages() {

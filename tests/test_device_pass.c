@@ -1,6 +1,6 @@
 /* Risk: layers that do not fit a device and pass through it are mixed up, or used before they
- * are there: other logits than with all of them resident. The host device, said to have less
- * and less room. */
+ * are there: other logits than with all of them resident. The host device, or with the argument
+ * cuda CUDA's, said to have less and less room. */
 #include "kernels/gpu_device.h"
 #include "libccq/device.h"
 #include "tests/check.h"
@@ -9,6 +9,7 @@ enum { ROWS = 9, STEPS = 3 };
 
 static const ccq_gpu_device *real;
 static uint64_t room_left;
+static int kind;
 
 static int little_room(ccq_gpu *gpu, uint64_t *bytes)
 {
@@ -29,7 +30,7 @@ static int64_t run(ccq_source *src, ccq_pool *pool, uint64_t room, float *logits
     int64_t capacity[2] = {32, 32}, at = 0, vocab = src->arch.vocab;
 
     ccq_ops_init(&o.ops, ~0u);
-    REQUIRE(!ccq_gpu_open(CCQ_GPU_HOST, 0, &o.gpu, why), "%s", why);
+    REQUIRE(!ccq_gpu_open(kind, 0, &o.gpu, why), "%s", why);
     real = o.gpu->device;
     mine = *real;
     room_left = room;
@@ -59,11 +60,15 @@ static int64_t run(ccq_source *src, ccq_pool *pool, uint64_t room, float *logits
     return stayed;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    char why[CCQ_GPU_TEXT];
     ccq_error err;
     ccq_source *src;
     ccq_pool *pool = ccq_pool_new(2);
+    kind = argc > 1 && !strcmp(argv[1], "cuda") ? CCQ_GPU_CUDA : CCQ_GPU_HOST;
+    if (!ccq_gpu_count(kind, why))
+        check_skip(why);
     REQUIRE(pool, "no threads");
     REQUIRE(!ccq_source_open(&src, check_data("ernie-micro"), NULL, &err), "%s", err.text);
     size_t count = (size_t)(2 * STEPS * src->arch.vocab);
