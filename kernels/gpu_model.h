@@ -152,6 +152,26 @@ typedef struct ccq_gpu_grouped {
     void *work;
 } ccq_gpu_grouped;
 
+/* y[rows][columns] (+ ldy) = x[rows][k] (+ ldx) . w; w: [k][columns], or [columns][k] when
+ * along_k, without gaps. All fp32, or x and w bf16. By the vendor's library, ABSENT without;
+ * `linear` is made of it. */
+typedef struct ccq_gpu_dense {
+    int as_float, along_k;
+    const void *x, *w;
+    int64_t ldx, rows, k, columns;
+    float *y;
+    int64_t ldy;
+} ccq_gpu_dense;
+
+/* For benchmarks: all bytes are read, 16 a lane. to[i]: the exclusive or of the i-th piece of
+ * CCQ_GPU_READ bytes; size is a multiple of them. */
+enum { CCQ_GPU_READ = 128 << 10 };
+typedef struct ccq_gpu_read {
+    const void *from;
+    size_t size;
+    uint32_t *to;
+} ccq_gpu_read;
+
 struct ccq_gpu_model_ops {
     int (*embed)(ccq_gpu *gpu, const ccq_gpu_embed *p);
     int (*rms)(ccq_gpu *gpu, const ccq_gpu_rms *p);
@@ -170,6 +190,8 @@ struct ccq_gpu_model_ops {
                           int64_t longest);
     size_t (*linear_work)(const ccq_gpu *gpu, const ccq_weight *w, int64_t rows, int bf16);
     size_t (*router_work)(const ccq_gpu *gpu, int64_t rows, int64_t experts);
+    int (*dense)(ccq_gpu *gpu, const ccq_gpu_dense *p);
+    int (*read)(ccq_gpu *gpu, const ccq_gpu_read *p);
 };
 
 #ifdef __cplusplus

@@ -1,7 +1,7 @@
 /* The simple kernels of kernels/gpu_model.h on the host device: every block, phase by phase,
  * thread by thread. */
 #include "kernels/gpu/attend.h"
-#include "kernels/gpu/linear_plan.h"
+#include "kernels/gpu/linear_steps.h"
 #include "kernels/gpu/model.h"
 #include "kernels/gpu/model_router.h"
 #include "kernels/gpu/model_sort.h"
@@ -138,6 +138,19 @@ static int combine(ccq_gpu *gpu, const ccq_gpu_combine *p)
     return CCQ_GPU_OK;
 }
 
+/* ---- For benchmarks ------------------------------------------------------ */
+
+static int read_all(ccq_gpu *gpu, const ccq_gpu_read *p)
+{
+    (void)gpu;
+    for (int64_t block = 0; block < (int64_t)(p->size / CCQ_GPU_READ); block++) {
+        p->to[block] = 0;
+        for (int t = 0; t < CCQ_GPU_THREADS; t++)
+            p->to[block] ^= ccq_gpu_read_thread(p, block, t);
+    }
+    return CCQ_GPU_OK;
+}
+
 /* ---- The table ----------------------------------------------------------- */
 
 static size_t attend_work(const ccq_gpu *gpu, int64_t rows, int64_t heads, int64_t d,
@@ -173,4 +186,6 @@ const ccq_gpu_model_ops ccq_gpu_model_host = {
     .attend_work = attend_work,
     .linear_work = linear_work,
     .router_work = router_work,
+    .dense = ccq_gpu_host_dense,
+    .read = read_all,
 };

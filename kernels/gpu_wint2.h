@@ -34,6 +34,11 @@ typedef struct ccq_gpu_wint2_found {
     int64_t orders;  /* columns where the known orders of evaluation give different words */
 } ccq_gpu_wint2_found;
 
+/* How experts are gone about. MANY leaves it to the device; WIDE (many rows) and DENSE (very
+ * many: by dequantized weights) ask for a way, which is gone where the device, the shapes and
+ * the rounding allow it. DENSE waits for `start` and is not to be recorded. */
+enum { CCQ_GPU_WAY_FEW, CCQ_GPU_WAY_MANY, CCQ_GPU_WAY_WIDE, CCQ_GPU_WAY_DENSE };
+
 /* The experts' work on one step: for every place i of from (rows sorted by expert, as
  * ccq_gpu_sort leaves them)
  *     gu = R(x[from[i]] . up_gate); a = R(silu(gate) * up); y[i] = R(a . down)
@@ -41,8 +46,8 @@ typedef struct ccq_gpu_wint2_found {
  * CCQ_ROUND_UNZIP: weights are rounded as FastDeploy does, and R is to bf16; CCQ_ROUND_NONE: no
  * weight is rounded, and R rounds with round = 1 alone. order: CCQ_ORDER_* of the rows of both
  * matrices. rows: start[experts], most: rows of the busiest expert at most (the grid is made of
- * it; when recorded, the number of rows of the step). large = 1: kernels for many rows an
- * expert, which may wait for `start` and are not to be recorded. work: wint2_work() bytes. */
+ * it; when recorded, the number of rows of the step). large: CCQ_GPU_WAY_*. work: wint2_work()
+ * bytes. */
 typedef struct ccq_gpu_experts {
     const ccq_gpu_matrix *up_gate, *down;           /* device */
     const ccq_gpu_matrix *host_up_gate, *host_down; /* host: the same */
@@ -69,6 +74,8 @@ struct ccq_gpu_wint2_ops {
     int (*experts)(ccq_gpu *gpu, const ccq_gpu_experts *p);
     size_t (*work)(const ccq_gpu *gpu, int64_t experts, int64_t hidden, int64_t inter,
                    int64_t rows);
+    /* The way that `experts` would go: FEW, WIDE or DENSE. */
+    int (*way)(ccq_gpu *gpu, const ccq_gpu_experts *p);
 };
 
 #ifdef __cplusplus

@@ -61,4 +61,5 @@ const ccq_gpu_wint2_ops ccq_gpu_wint2_host = {
     .unpack = unpack,
     .experts = ccq_gpu_wint2_host_experts,
     .work = ccq_gpu_wint2_host_work,
+    .way = ccq_gpu_wint2_host_way,
 };

@@ -179,16 +179,24 @@ out:
     return code ? ccq_gpu_fail(gpu, code, "host device: no memory for experts") : code;
 }
 
+int ccq_gpu_wint2_host_way(ccq_gpu *gpu, const ccq_gpu_experts *p)
+{
+    (void)gpu;
+    if (ccq_w2_dense_takes(p, 1))
+        return CCQ_GPU_WAY_DENSE;
+    return p->large && ccq_w2_wide_takes(p) ? CCQ_GPU_WAY_WIDE : CCQ_GPU_WAY_FEW;
+}
+
 int ccq_gpu_wint2_host_experts(ccq_gpu *gpu, const ccq_gpu_experts *p)
 {
     ccq_w2_plan plan;
-    int code = ccq_w2_check_experts(gpu, p);
+    int code = ccq_w2_check_experts(gpu, p), way = ccq_gpu_wint2_host_way(gpu, p);
 
     if (code || !p->rows)
         return code;
-    if (p->large && p->rounding == CCQ_ROUND_FUSED && ccq_w2_dense_wants(p->rows, p->experts, 1))
+    if (way == CCQ_GPU_WAY_DENSE)
         return ccq_gpu_wint2_host_dense(gpu, p);
-    if (p->large && ccq_w2_wide_takes(p))
+    if (way == CCQ_GPU_WAY_WIDE)
         return ccq_gpu_wint2_host_wide(gpu, p);
     plan = ccq_w2_plan_of(p);
     stage(&plan.x);

@@ -1,6 +1,6 @@
 /* The simple kernels of kernels/gpu_model.h on CUDA. Rows are grid.x, elements of a row
  * grid.y. */
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/blas.cuh"
 #include "kernels/gpu/attend.h"
 #include "kernels/gpu/linear_plan.h"
 #include "kernels/gpu/model.h"
@@ -200,6 +200,30 @@ static int sort(ccq_gpu *gpu, const ccq_gpu_sort *p)
     return ccq_cuda_launched(gpu, "sort");
 }
 
+/* ---- For benchmarks ------------------------------------------------------ */
+
+static __global__ void __launch_bounds__(CCQ_GPU_THREADS, 4) read_kernel(ccq_gpu_read p)
+{
+    __shared__ uint32_t words[CCQ_GPU_THREADS];
+    uint32_t all = 0;
+
+    words[my_thread()] = ccq_gpu_read_thread(&p, blockIdx.x, my_thread());
+    __syncthreads();
+    for (int t = 0; t < CCQ_GPU_THREADS && !my_thread(); t++)
+        all ^= words[t];
+    if (!my_thread())
+        p.to[blockIdx.x] = all;
+}
+
+static int read_all(ccq_gpu *gpu, const ccq_gpu_read *p)
+{
+    if (p->size < CCQ_GPU_READ)
+        return CCQ_GPU_OK;
+    read_kernel<<<static_cast<unsigned>(p->size / CCQ_GPU_READ), CCQ_GPU_THREADS, 0,
+                  ccq_cuda_stream(gpu)>>>(*p);
+    return ccq_cuda_launched(gpu, "reading");
+}
+
 /* ---- The table ----------------------------------------------------------- */
 
 static size_t attend_work(const ccq_gpu *gpu, int64_t rows, int64_t heads, int64_t d,
@@ -224,5 +248,5 @@ const ccq_gpu_model_ops ccq_gpu_model_cuda = {
     embed,  rms,    add,     rope,
     ccq_gpu_cuda_attend,     swiglu, router, sort,
     gather, combine, ccq_gpu_cuda_linear, ccq_gpu_cuda_grouped,
-    attend_work, linear_work, router_work,
+    attend_work, linear_work, router_work, ccq_cuda_dense, read_all,
 };

@@ -86,4 +86,5 @@ static int unpack(ccq_gpu *gpu, const ccq_gpu_matrix *matrix, int swiglu, int ro
 /* In the order of ccq_gpu_wint2_ops. */
 extern "C" const ccq_gpu_wint2_ops ccq_gpu_wint2_cuda = {
     repack, unpack, ccq_gpu_wint2_cuda_experts, ccq_gpu_wint2_cuda_work,
+    ccq_gpu_wint2_cuda_way,
 };

@@ -242,17 +242,25 @@ static int gemm(ccq_gpu *gpu, const ccq_w2_gemm *p, int64_t count, int64_t most)
     return gemm_of<CCQ_W2_FORM_U>(gpu, p, count, most);
 }
 
+extern "C" int ccq_gpu_wint2_cuda_way(ccq_gpu *gpu, const ccq_gpu_experts *p)
+{
+    const int wide = ccq_gpu_wint2_cuda_has_wide(gpu);
+
+    if (ccq_w2_dense_takes(p, wide) && ccq_cuda_blas(gpu))
+        return CCQ_GPU_WAY_DENSE;
+    return p->large && wide && ccq_w2_wide_takes(p) ? CCQ_GPU_WAY_WIDE : CCQ_GPU_WAY_FEW;
+}
+
 extern "C" int ccq_gpu_wint2_cuda_experts(ccq_gpu *gpu, const ccq_gpu_experts *p)
 {
     int code = ccq_w2_check_experts(gpu, p);
 
     if (code || !p->rows || !p->experts)
         return code;
-    const int wide = ccq_gpu_wint2_cuda_has_wide(gpu);
-    if (p->large && p->rounding == CCQ_ROUND_FUSED &&
-        ccq_w2_dense_wants(p->rows, p->experts, wide) && ccq_cuda_blas(gpu))
+    const int way = ccq_gpu_wint2_cuda_way(gpu, p);
+    if (way == CCQ_GPU_WAY_DENSE)
         return ccq_gpu_wint2_cuda_dense(gpu, p);
-    if (p->large && wide && ccq_w2_wide_takes(p))
+    if (way == CCQ_GPU_WAY_WIDE)
         return ccq_gpu_wint2_cuda_wide(gpu, p);
     ccq_w2_plan plan = ccq_w2_plan_of(p);
     code = stage(gpu, &plan.x);

@@ -15,16 +15,6 @@ typedef struct ccq_gpu_unpack {
     void *to;
 } ccq_gpu_unpack;
 
-/* y[rows][columns] (+ ldy) = x[rows][k] (+ ldx) . w; w: [k][columns], or [columns][k] when
- * along_k, without gaps. All fp32, or x and w bf16. */
-typedef struct ccq_gpu_dense {
-    int as_float, along_k;
-    const void *x, *w;
-    int64_t ldx, rows, k, columns;
-    float *y;
-    int64_t ldy;
-} ccq_gpu_dense;
-
 CCQ_INLINE int64_t ccq_gpu_unpack_units(const ccq_gpu_unpack *p)
 {
     int64_t octets = ccq_gpu_ceil(p->columns, CCQ_GPU_OCTET);

@@ -114,4 +114,24 @@ CCQ_INLINE void ccq_gpu_rms_write(const ccq_gpu_rms *p, int64_t r, int t, float 
         p->y[r * p->h + i] = ccq_gpu_store(x[i] * factor * p->g[i], p->bf16);
 }
 
+/* ---- Reading ------------------------------------------------------------- */
+
+/* A warp walks through memory of its own, 512 bytes at a time, as wint2 experts do. */
+CCQ_INLINE uint32_t ccq_gpu_read_thread(const ccq_gpu_read *p, int64_t block, int t)
+{
+    enum { AT_ONCE = 8, STEP = 512, RUN = CCQ_GPU_READ / (CCQ_GPU_THREADS / 32) };
+    const char *from = (const char *)p->from + block * CCQ_GPU_READ + t / 32 * RUN + t % 32 * 16;
+    uint32_t word[AT_ONCE][4], all = 0;
+
+    for (int at = 0; at < RUN; at += AT_ONCE * STEP) {
+        CCQ_UNROLL
+        for (int i = 0; i < AT_ONCE; i++)
+            ccq_gpu_load16(from + at + i * STEP, word[i]);
+        CCQ_UNROLL
+        for (int i = 0; i < AT_ONCE; i++)
+            all ^= word[i][0] ^ word[i][1] ^ word[i][2] ^ word[i][3];
+    }
+    return all;
+}
+
 #endif

@@ -120,6 +120,13 @@ static inline int ccq_w2_dense_wants(int64_t rows, int64_t experts, int wide)
     return rows >= (wide ? CCQ_W2_DENSE_ROWS : CCQ_W2_DENSE_ROWS_ALONE) * experts;
 }
 
+static inline int ccq_w2_dense_takes(const ccq_gpu_experts *p, int wide)
+{
+    return p->rounding == CCQ_ROUND_FUSED && p->rows > 1 &&
+           (p->large == CCQ_GPU_WAY_DENSE ||
+            (p->large == CCQ_GPU_WAY_MANY && ccq_w2_dense_wants(p->rows, p->experts, wide)));
+}
+
 #ifdef __cplusplus
 extern "C" {
 #endif

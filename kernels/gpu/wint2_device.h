@@ -13,6 +13,8 @@ extern const ccq_gpu_wint2_ops ccq_gpu_wint2_host, ccq_gpu_wint2_cuda;
 
 int ccq_gpu_wint2_host_experts(ccq_gpu *gpu, const ccq_gpu_experts *p);
 int ccq_gpu_wint2_cuda_experts(ccq_gpu *gpu, const ccq_gpu_experts *p);
+int ccq_gpu_wint2_host_way(ccq_gpu *gpu, const ccq_gpu_experts *p);
+int ccq_gpu_wint2_cuda_way(ccq_gpu *gpu, const ccq_gpu_experts *p);
 /* Many rows an expert, by wgmma's layouts; has_wide: this device has wgmma. */
 int ccq_gpu_wint2_host_wide(ccq_gpu *gpu, const ccq_gpu_experts *p);
 int ccq_gpu_wint2_cuda_wide(ccq_gpu *gpu, const ccq_gpu_experts *p);
