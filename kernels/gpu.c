@@ -1,3 +1,4 @@
+#include "kernels/gpu/wint2_gemm.h"
 #include "kernels/gpu_device.h"
 
 #include <stdarg.h>
@@ -178,7 +179,9 @@ const ccq_gpu_model_ops *ccq_gpu_model(const ccq_gpu *gpu)
 
 const ccq_gpu_wint2_ops *ccq_gpu_wint2(const ccq_gpu *gpu)
 {
-    return gpu->device->wint2;
+    const ccq_w2_shape largest = ccq_w2_shape_of(CCQ_W2_MOST);
+
+    return gpu->info.shared_bytes >= ccq_w2_shared_bytes(largest) ? gpu->device->wint2 : NULL;
 }
 
 const ccq_gpu_encode_ops *ccq_gpu_encode(const ccq_gpu *gpu)

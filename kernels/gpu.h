@@ -6,7 +6,7 @@
  *
  * Work is asynchronous. It runs in the order it was given to the current queue; queues run
  * beside each other. What fails meanwhile is told by the next call on the device that
- * returns a code. One thread calls a device; several devices may be open.
+ * returns a code. The thread that opens a device calls it; it has one open at a time.
  *
  * "device memory" is what ccq_gpu_alloc gave: not to be touched by the caller. */
 #ifndef CCQ_KERNELS_GPU_H
@@ -95,6 +95,7 @@ typedef struct ccq_gpu_model_ops ccq_gpu_model_ops;
 typedef struct ccq_gpu_wint2_ops ccq_gpu_wint2_ops;
 typedef struct ccq_gpu_encode_ops ccq_gpu_encode_ops;
 const ccq_gpu_model_ops *ccq_gpu_model(const ccq_gpu *gpu);
+/* NULL: a block of this device has too little shared memory for them (8.6, 8.9, 12.x). */
 const ccq_gpu_wint2_ops *ccq_gpu_wint2(const ccq_gpu *gpu);
 const ccq_gpu_encode_ops *ccq_gpu_encode(const ccq_gpu *gpu);
 

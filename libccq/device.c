@@ -7,7 +7,9 @@
 
 enum { PARTS = 5 };
 
-static const uint64_t margin = 64 << 20; /* left free on a device beside what is known */
+/* Left free on a device beside what is known: cuBLAS, recorded steps, code. */
+static const uint64_t margin = 256 << 20;
+static const uint64_t page = 2 << 20; /* in which a device gives memory */
 
 ccq_code ccq_device_error(const ccq_device *d, int code, ccq_error *err)
 {
@@ -315,6 +317,18 @@ static uint64_t largest_matrix(const ccq_device *d)
     return most;
 }
 
+/* There was less room than was said: those that stay make place for those that pass. */
+static void take_back(ccq_device *d)
+{
+    for (int i = 0; i < CCQ_DEVICE_PASSING && d->resident > 0; i++) {
+        ccq_device_layer *l = &d->layer[--d->resident];
+        forget_tables(l);
+        ccq_gpu_free(d->gpu, l->memory);
+        l->memory = NULL;
+        l->size = 0;
+    }
+}
+
 /* Layers from the first on stay, as many as leave room for the rest to pass. */
 static ccq_code put_resident(ccq_device *d, ccq_error *err)
 {
@@ -327,15 +341,19 @@ static ccq_code put_resident(ccq_device *d, ccq_error *err)
     room -= room < margin ? room : margin;
     room /= m->options.gpu_models > 1 ? (uint64_t)m->options.gpu_models : 1;
     for (int64_t i = 0; i < m->arch->layers; i++)
-        all += layer_bytes(d, &m->layer[i]);
+        all += (layer_bytes(d, &m->layer[i]) + page - 1) / page * page;
     if (all > room)
         room -= room < CCQ_DEVICE_PASSING * most ? room : CCQ_DEVICE_PASSING * most;
     for (int64_t i = 0; i < m->arch->layers && !code; i++) {
-        uint64_t size = layer_bytes(d, &m->layer[i]);
-        if (size > room || (code = ccq_model_cancelled(m, err)))
+        uint64_t size = layer_bytes(d, &m->layer[i]), pages = (size + page - 1) / page * page;
+        if (pages > room || (code = ccq_model_cancelled(m, err)))
             break;
-        room -= size;
-        if (!(code = give_memory(d, &d->layer[i], size, err)))
+        room -= pages;
+        if ((code = give_memory(d, &d->layer[i], size, err)) == CCQ_NO_MEMORY) {
+            take_back(d);
+            return CCQ_OK;
+        }
+        if (!code)
             code = put_layer(d, &m->layer[i], &d->layer[i], err);
         d->resident += !code;
     }

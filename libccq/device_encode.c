@@ -79,6 +79,8 @@ static int allocate(ccq_device_encoder *d)
     if (!code)
         code = ccq_gpu_encode(d->gpu)->tables(d->gpu, &d->engine->encoder, d->tables);
     if (!code)
+        code = ccq_gpu_wait(d->gpu); /* other queues use them */
+    if (!code)
         code = ccq_gpu_room(d->gpu, &room);
     uint64_t most = room / 8 * 7 / CCQ_DEVICE_FLIGHTS;
     d->capacity = d->capacity < most ? d->capacity : most;

@@ -6,6 +6,7 @@
 
 enum {
     CCQ_DEVICE_LOGITS = 256, /* rows whose logits are made at a time */
+    CCQ_DEVICE_NEVER = -1,   /* in place of a number of steps: they cannot be recorded */
     CCQ_DEVICE_GRAPHS = 65   /* steps of up to 64 rows, one of each sequence, are recorded */
 };
 

@@ -14,7 +14,8 @@ typedef struct step {
     const ccq_layer *from; /* of which l is a copy */
     const ccq_gpu_model_ops *ops;
     int64_t rows;
-    int recording; /* grids are made for any length */
+    int recording;
+    int any_length; /* grids are made for the longest row there can be */
     int code;
 } step;
 
@@ -86,7 +87,7 @@ static void upload_places(step *t)
 static int64_t longest_row(const step *t)
 {
     int64_t most = 1;
-    if (t->recording)
+    if (t->any_length)
         return t->d->longest;
     for (int64_t r = 0; r < t->rows; r++)
         most = t->d->host.length[r] > most ? t->d->host.length[r] : most;
@@ -327,7 +328,8 @@ static ccq_code all_layers(step *t, ccq_error *err)
 }
 
 /* Decoding with everything resident: the third step of so many rows is recorded, and those
- * after it are replayed. */
+ * after it are replayed. The ones before it are cut up alike, so that a token's bits do not
+ * tell how many steps there were. */
 static int can_record(const step *t)
 {
     const ccq_session *s = t->s;
@@ -336,16 +338,25 @@ static int can_record(const step *t)
            s->m->device->resident == s->m->arch->layers;
 }
 
-static ccq_code record(step *t, ccq_error *err)
+static void record(step *t)
 {
     ccq_gpu_graph **graph = &t->d->graph[t->rows];
-    ccq_code code;
-    did(t, ccq_gpu_record(t->d->gpu));
-    t->recording = 1;
-    code = t->code ? result(t, err) : all_layers(t, err);
-    if (ccq_gpu_recorded(t->d->gpu, graph) && !code)
-        code = ccq_device_error(t->s->m->device, CCQ_GPU_FAILED, err);
-    return code;
+    ccq_error ignored;
+    ccq_code code = CCQ_UNAVAILABLE;
+    if (!ccq_gpu_record(t->d->gpu)) {
+        t->recording = 1;
+        code = all_layers(t, &ignored);
+        t->recording = 0;
+        if (ccq_gpu_recorded(t->d->gpu, graph))
+            *graph = NULL;
+    }
+    if (code && *graph) {
+        ccq_gpu_graph_free(t->d->gpu, *graph);
+        *graph = NULL;
+    }
+    t->code = CCQ_GPU_OK; /* without a recording the step is taken as those before it */
+    if (!*graph)
+        t->d->seen[t->rows] = CCQ_DEVICE_NEVER;
 }
 
 ccq_code ccq_device_step(ccq_session *s, ccq_error *err)
@@ -353,14 +364,14 @@ ccq_code ccq_device_step(ccq_session *s, ccq_error *err)
     step t = begin(s, s->rows);
     ccq_code code = CCQ_OK;
     int replays = can_record(&t);
+    t.any_length = replays;
     if (s->parts)
         ccq_spend(s, CCQ_STEP_PARTS, 0);
     fill_places(s);
     upload_places(&t);
-    if (replays && !t.d->graph[t.rows] && ++t.d->seen[t.rows] > 2)
-        code = record(&t, err);
-    if (code)
-        return code;
+    if (replays && !t.d->graph[t.rows] && t.d->seen[t.rows] != CCQ_DEVICE_NEVER &&
+        ++t.d->seen[t.rows] > 2)
+        record(&t);
     if (replays && t.d->graph[t.rows])
         did(&t, ccq_gpu_replay(t.d->gpu, t.d->graph[t.rows]));
     else if ((code = all_layers(&t, err)))

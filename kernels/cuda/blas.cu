@@ -4,6 +4,7 @@
 
 #include <cublas_v2.h>
 #include <cstdlib>
+#include <cstring>
 #include <dlfcn.h>
 
 static const size_t workspace_bytes = 32u << 20;
@@ -32,14 +33,9 @@ template <typename F> static int find(void *library, const char *name, F *f)
     return *f != nullptr;
 }
 
-static int load(blas *b)
+static int find_all(blas *b)
 {
-    static const char *const names[] = {"libcublas.so.13", "libcublas.so.12", "libcublas.so.11",
-                                        "libcublas.so"};
-    for (const char *name : names)
-        if (!b->library)
-            b->library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-    return b->library && find(b->library, "cublasCreate_v2", &b->create) &&
+    return find(b->library, "cublasCreate_v2", &b->create) &&
            find(b->library, "cublasDestroy_v2", &b->destroy) &&
            find(b->library, "cublasSetStream_v2", &b->set_stream) &&
            find(b->library, "cublasSetWorkspace_v2", &b->set_workspace) &&
@@ -60,12 +56,39 @@ static int start(blas *b, const ccq_cuda *c)
     return 1;
 }
 
+/* Its code stays loaded: what it has told the driver about cannot be taken back. */
+static void stop(blas *b)
+{
+    for (int i = 0; i < CCQ_GPU_QUEUES; i++) {
+        if (b->handle[i])
+            b->destroy(b->handle[i]);
+        cudaFree(b->workspace[i]);
+    }
+    if (b->library)
+        dlclose(b->library);
+    memset(b, 0, sizeof *b);
+}
+
+/* The first that is there, and that the driver is new enough for. */
+static int load(blas *b, const ccq_cuda *c)
+{
+    static const char *const names[] = {"libcublas.so.13", "libcublas.so.12", "libcublas.so.11",
+                                        "libcublas.so"};
+    for (const char *name : names) {
+        b->library = dlopen(name, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+        if (b->library && find_all(b) && start(b, c))
+            return 1;
+        stop(b);
+    }
+    return 0;
+}
+
 /* A queue that is being recorded does not allow what start does, unless told. */
-static int start_anyway(blas *b, const ccq_cuda *c)
+static int load_anyway(blas *b, const ccq_cuda *c)
 {
     cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
     cudaThreadExchangeStreamCaptureMode(&mode);
-    int ready = start(b, c);
+    int ready = load(b, c);
     cudaThreadExchangeStreamCaptureMode(&mode);
     if (!ready)
         cudaGetLastError(); /* it is no error of what follows */
@@ -82,7 +105,7 @@ int ccq_cuda_blas(ccq_gpu *gpu)
         if (!b)
             return 0;
         c->blas = b;
-        b->ready = load(b) && start_anyway(b, c);
+        b->ready = load_anyway(b, c);
     }
     return b->ready;
 }
@@ -91,13 +114,8 @@ void ccq_cuda_blas_close(void *memory)
 {
     blas *b = static_cast<blas *>(memory);
 
-    for (int i = 0; b && i < CCQ_GPU_QUEUES; i++) {
-        if (b->handle[i])
-            b->destroy(b->handle[i]);
-        cudaFree(b->workspace[i]);
-    }
-    if (b && b->library)
-        dlclose(b->library);
+    if (b)
+        stop(b);
     free(b);
 }
 

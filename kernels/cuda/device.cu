@@ -69,10 +69,12 @@ static int is_pinned(const void *memory)
     return a.type == cudaMemoryTypeHost;
 }
 
-/* From memory that is not pinned the call returns when it has been read. */
+/* Memory that is not pinned is most often read by the time the call returns, but need not be. */
 static int upload(ccq_gpu *gpu, void *to, const void *from, size_t size)
 {
     cudaError_t e = cudaMemcpyAsync(to, from, size, cudaMemcpyHostToDevice, ccq_cuda_stream(gpu));
+    if (e == cudaSuccess && !is_pinned(from))
+        e = cudaStreamSynchronize(ccq_cuda_stream(gpu));
     return ccq_cuda_check(gpu, e, "upload");
 }
 

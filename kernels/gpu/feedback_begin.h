@@ -64,6 +64,13 @@ CCQ_INLINE float ccq_fb_scaled(const ccq_fb *p, const float *from, int64_t row, 
     return p->encoded[column] ? from[p->rows[row] * p->n + column] * p->scale[column] : 0.0f;
 }
 
+CCQ_INLINE void ccq_fb_fold(float q[CCQ_FB_BYTES], const int to)
+{
+    CCQ_UNROLL
+    for (int j = 0; j < to; j++)
+        q[j] = q[j] + q[j + to];
+}
+
 /* rms of a column of a panel: blocks of four rows, then halves. */
 CCQ_INLINE float ccq_fb_rms(const float *w, int lane)
 {
@@ -77,11 +84,10 @@ CCQ_INLINE float ccq_fb_rms(const float *w, int lane)
             v[i] = w[(CCQ_WINDOWS * j + i) * CCQ_FB_COLUMNS + lane];
         q[j] = ccq_block_energy(v);
     }
-    CCQ_UNROLL
-    for (int halving = 1; halving <= 4; halving++) /* 8, 4, 2, 1 */
-        CCQ_UNROLL
-        for (int j = 0; j < CCQ_FB_BYTES >> halving; j++)
-            q[j] = q[j] + q[j + (CCQ_FB_BYTES >> halving)];
+    ccq_fb_fold(q, 8);
+    ccq_fb_fold(q, 4);
+    ccq_fb_fold(q, 2);
+    ccq_fb_fold(q, 1);
     return sqrtf(q[0] / (float)CCQ_GROUP);
 }
 

@@ -15,6 +15,10 @@ typedef struct ccq_fb_group_shared {
     float h[CCQ_FB_TILE];                /* H of the group by itself */
     float first[CCQ_FB_PANEL];           /* q as the group had it */
     float back[CCQ_FB_MOVES][CCQ_FB_PANEL]; /* old less new of the moves; before them, H q */
+    float aim[CCQ_FB_MOVES][CCQ_WINDOWS][CCQ_FB_COLUMNS]; /* r of a block, then y */
+    float y[CCQ_FB_MOVES][CCQ_WINDOWS][CCQ_FB_COLUMNS];
+    float least[CCQ_FB_WARPS][CCQ_FB_COLUMNS];            /* of a warp's codes, and which */
+    int at[CCQ_FB_WARPS][CCQ_FB_COLUMNS];
 } ccq_fb_group_shared;
 
 typedef struct ccq_fb_pass_shared {
@@ -24,11 +28,9 @@ typedef struct ccq_fb_pass_shared {
     } u;
     float value[CCQ_BOOKS * CCQ_FB_VALUES_LD], norm[CCQ_BOOKS * CCQ_FB_NORM_LD];
     float r[CCQ_FB_PANEL], q[CCQ_FB_PANEL];
-    float aim[CCQ_FB_MOVES][CCQ_WINDOWS][CCQ_FB_COLUMNS]; /* r of a block, then y */
-    float y[CCQ_FB_MOVES][CCQ_WINDOWS][CCQ_FB_COLUMNS];
-    float least[CCQ_FB_WARPS][CCQ_FB_COLUMNS], change[CCQ_FB_MOVES][CCQ_FB_COLUMNS];
+    float change[CCQ_FB_MOVES][CCQ_FB_COLUMNS];
     float l[CCQ_FB_COLUMNS], s[CCQ_FB_COLUMNS], by[CCQ_FB_COLUMNS], more[CCQ_FB_COLUMNS];
-    int at[CCQ_FB_WARPS][CCQ_FB_COLUMNS], entry[CCQ_FB_COLUMNS], move[CCQ_FB_COLUMNS];
+    int entry[CCQ_FB_COLUMNS], move[CCQ_FB_COLUMNS];
     int any[CCQ_FB_COLUMNS], active[CCQ_FB_COLUMNS];
     uint8_t byte[CCQ_FB_BYTES * CCQ_FB_COLUMNS];
     uint8_t fresh[CCQ_FB_MOVES][CCQ_FB_BYTES * CCQ_FB_COLUMNS];
@@ -86,10 +88,10 @@ CCQ_INLINE void ccq_fb_aim_row(ccq_fb_pass_shared *sh, int block, int moves, int
     x = sh->r[row * CCQ_FB_COLUMNS + lane];
     for (int j = 0; j < CCQ_WINDOWS * block; j++)
         x = __builtin_fmaf(h[j], back[j * CCQ_FB_COLUMNS], x);
-    sh->aim[move][i][lane] = x;
+    sh->u.group.aim[move][i][lane] = x;
     for (int j = CCQ_WINDOWS * block; j < CCQ_WINDOWS * (block + 1); j++)
         x = __builtin_fmaf(h[j], sh->q[j * CCQ_FB_COLUMNS + lane], x);
-    sh->y[move][i][lane] = 1.0f / g * x;
+    sh->u.group.y[move][i][lane] = 1.0f / g * x;
 }
 
 /* A warp's part of the codes for its move. */
@@ -100,10 +102,10 @@ CCQ_INLINE void ccq_fb_search_part(ccq_fb_pass_shared *sh, int moves, int t)
     float y[CCQ_WINDOWS];
 
     for (int i = 0; i < CCQ_WINDOWS; i++)
-        y[i] = sh->y[move][i][lane];
-    sh->at[warp][lane] = ccq_fb_search(ccq_fb_value_of(sh, lane, 0),
+        y[i] = sh->u.group.y[move][i][lane];
+    sh->u.group.at[warp][lane] = ccq_fb_search(ccq_fb_value_of(sh, lane, 0),
                                        sh->norm + sh->entry[lane] * CCQ_FB_NORM_LD,
-                                       warp % parts * count, count, y, &sh->least[warp][lane]);
+                                       warp % parts * count, count, y, &sh->u.group.least[warp][lane]);
 }
 
 /* The least of all parts; when no score is a number, byte 0. */
@@ -114,9 +116,9 @@ CCQ_INLINE int ccq_fb_found(const ccq_fb_pass_shared *sh, int move, int moves, i
     int at = 0;
 
     for (int w = move * parts; w < (move + 1) * parts; w++)
-        if (sh->least[w][lane] < least) {
-            least = sh->least[w][lane];
-            at = sh->at[w][lane];
+        if (sh->u.group.least[w][lane] < least) {
+            least = sh->u.group.least[w][lane];
+            at = sh->u.group.at[w][lane];
         }
     return at;
 }
@@ -131,7 +133,7 @@ CCQ_INLINE float ccq_fb_change(const ccq_fb_pass_shared *sh, int block, int move
         float x = h[i * CCQ_GROUP] * dq[0];
         for (int j = 1; j < CCQ_WINDOWS; j++)
             x = __builtin_fmaf(h[i * CCQ_GROUP + j], dq[j], x);
-        sum = __builtin_fmaf(dq[i], __builtin_fmaf(-2.0f, sh->aim[move][i][lane], x), sum);
+        sum = __builtin_fmaf(dq[i], __builtin_fmaf(-2.0f, sh->u.group.aim[move][i][lane], x), sum);
     }
     return sum;
 }
