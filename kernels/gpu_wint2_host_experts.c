@@ -2,6 +2,7 @@
  * warp's 32 lanes. */
 #include "kernels/gpu/wint2_device.h"
 #include "kernels/gpu/wint2_dense.h"
+#include "kernels/gpu_wint2_host_ring.h"
 
 #include <stdlib.h>
 
@@ -54,25 +55,28 @@ static float half_of(int form, uint32_t pair, int upper)
     return form == CCQ_W2_FORM_G ? ccq_w2_from_f16(bits) : ccq_bf16_to_f32(bits);
 }
 
-/* mma.m16n8k16: product m of all lanes, exact products added in ascending k. Sums past the
- * rows there are, which nobody reads, are left out. */
+/* mma.m16n8k16: product m of all lanes, products (exact but where they leave fp32) added in
+ * ascending k. Sums past the rows there are, which nobody reads, are left out. */
 static void mma(int form, int m, int rows, uint32_t a[LANES][4][4], uint32_t b[LANES][8],
                 float d[LANES][4])
 {
-    float left[16][16], right[8][16];
+    float left[16][16];
 
-    for (int k = 0; k < 16; k++) {
+    for (int k = 0; k < 16; k++)
         for (int i = 0; i < 16; i++)
-            left[i][k] = half_of(form, a[4 * (i % 8) + k % 8 / 2][m][i / 8 + 2 * (k / 8)], k % 2);
-        for (int j = 0; j < rows; j++)
-            right[j][k] = half_of(form, b[4 * j + k % 8 / 2][2 * m + k / 8], k % 2);
-    }
-    for (int i = 0; i < 16; i++)
-        for (int j = 0; j < rows; j++) {
-            float *sum = &d[ccq_w2_sum_lane(i, j)][ccq_w2_sum_register(i, j)];
-            for (int k = 0; k < 16; k++)
-                *sum = __builtin_fmaf(left[i][k], right[j][k], *sum);
+            left[k][i] = half_of(form, a[4 * (i % 8) + k % 8 / 2][m][i / 8 + 2 * (k / 8)], k % 2);
+    for (int j = 0; j < rows; j++) {
+        float sum[16];
+        for (int i = 0; i < 16; i++)
+            sum[i] = d[ccq_w2_sum_lane(i, j)][ccq_w2_sum_register(i, j)];
+        for (int k = 0; k < 16; k++) {
+            float right = half_of(form, b[4 * j + k % 8 / 2][2 * m + k / 8], k % 2);
+            for (int i = 0; i < 16; i++)
+                sum[i] += left[k][i] * right;
         }
+        for (int i = 0; i < 16; i++)
+            d[ccq_w2_sum_lane(i, j)][ccq_w2_sum_register(i, j)] = sum[i];
+    }
 }
 
 /* 8 rows of a group: straight into the sums, or in form G by way of the group's own. */
@@ -121,49 +125,74 @@ static void warp_step(ccq_w2_shape s, int form, const ccq_w2_block *b, ccq_w2_th
 
 /* ---- Blocks -------------------------------------------------------------- */
 
-/* One pass over K. The ring is filled just before it is used. */
-static void run_pass(ccq_w2_shape s, const ccq_w2_gemm *p, const ccq_w2_block *b,
-                     ccq_w2_thread *t, uint8_t *shared)
+/* All threads' copies before the first turn. */
+static void begin(ccq_w2_shape s, const ccq_w2_gemm *p, ccq_w2_thread *t, ccq_w2_host_ring *r)
 {
+    int size = ccq_w2_slot_bytes(s);
+
+    ccq_w2_host_ring_begin(r, (size_t)(CCQ_W2_TURN * size));
+    for (int block = 0; block < CCQ_W2_AHEAD; block += CCQ_W2_TURN) {
+        uint8_t *to = ccq_w2_host_ring_fill(r, (size_t)(block * size));
+        for (int i = 0; i < ccq_w2_threads(s); i++)
+            ccq_w2_fetch_first(s, p, t + i, block, to);
+    }
+}
+
+/* A turn: some warp has begun all of its copies before another one's products. */
+static void turn(ccq_w2_shape s, const ccq_w2_gemm *p, const ccq_w2_block *b, ccq_w2_thread *t,
+                 const ccq_w2_ring *ring, ccq_w2_host_ring *r)
+{
+    int threads = ccq_w2_threads(s);
+    uint8_t *to;
+
+    ccq_w2_host_ring_await(r, CCQ_W2_PENDING);
+    to = ccq_w2_host_ring_fill(r, (size_t)ring->fill);
+    for (int i = 0; i < threads; i++)
+        ccq_w2_fetch_next(s, p, t + i, ring->fill, to);
+    for (int i = 0; i < threads; i += LANES)
+        for (int two = 0; two < CCQ_W2_TURN; two++)
+            if (ccq_w2_has(t[i].blocks, two))
+                warp_step(s, p->form, b, t + i, r->shared + ring->now + two * ccq_w2_slot_bytes(s));
+    for (int i = 0; i < threads; i++)
+        t[i].blocks -= CCQ_W2_TURN;
+}
+
+/* One pass over K. */
+static void run_pass(ccq_w2_shape s, const ccq_w2_gemm *p, const ccq_w2_block *b,
+                     ccq_w2_thread *t, ccq_w2_host_ring *r)
+{
+    ccq_w2_ring ring = ccq_w2_ring_of(ccq_w2_slot_bytes(s));
     ccq_w2_known known = ccq_w2_known_of();
     int threads = ccq_w2_threads(s);
-    int most = 0;
 
-    for (int i = 0; i < threads; i++) {
+    for (int i = 0; i < threads; i++)
         ccq_w2_thread_init(s, p, b, &known, i, t + i);
-        most = t[i].blocks > most ? t[i].blocks : most;
+    begin(s, p, t, r);
+    for (int most = ccq_w2_most_blocks(s, p); most > 0; most -= CCQ_W2_TURN) {
+        turn(s, p, b, t, &ring, r);
+        ccq_w2_ring_next(ccq_w2_slot_bytes(s), &ring);
     }
-    for (int turn = 0; 2 * turn < most; turn++) {
-        int size = ccq_w2_slot_bytes(s);
-        uint8_t *slots = shared + turn * 2 % s.stages * size;
-        for (int i = 0; i < threads; i++)
-            if (t[i].blocks > 2 * turn)
-                ccq_w2_fetch(s, p, t + i, slots);
-        for (int i = 0; i < threads; i += LANES)
-            for (int two = 0; two < 2; two++)
-                if (t[i].blocks > 2 * turn + two)
-                    warp_step(s, p->form, b, t + i, slots + two * size);
-    }
+    ccq_w2_host_ring_await(r, 0);
     for (int i = 0; i < threads; i++)
-        ccq_w2_leave(s, t + i, i, shared);
+        ccq_w2_leave(s, t + i, i, r->shared);
     for (int i = 0; i < threads; i++)
-        ccq_w2_put(s, p, b, shared, i);
+        ccq_w2_put(s, p, b, r->shared, i);
 }
 
 static int gemm(ccq_gpu *gpu, const ccq_w2_gemm *p, int64_t experts)
 {
     int threads = 0, bytes = 0, code = CCQ_GPU_NO_MEMORY;
+    ccq_w2_host_ring ring;
     ccq_w2_thread *t;
-    uint8_t *shared;
 
     for (int nt = 1; nt <= CCQ_W2_MOST; nt++) {
         ccq_w2_shape s = ccq_w2_shape_of(nt);
         threads = ccq_w2_threads(s) > threads ? ccq_w2_threads(s) : threads;
         bytes = ccq_w2_shared_bytes(s) > bytes ? ccq_w2_shared_bytes(s) : bytes;
     }
-    shared = malloc((size_t)bytes);
+    ring = ccq_w2_host_ring_of((size_t)bytes);
     t = malloc((size_t)threads * sizeof *t);
-    if (!shared || !t)
+    if (!ring.shared || !t)
         goto out;
     code = CCQ_GPU_OK;
     for (int64_t e = 0; e < experts; e++) {
@@ -171,11 +200,11 @@ static int gemm(ccq_gpu *gpu, const ccq_w2_gemm *p, int64_t experts)
         ccq_w2_block b;
         for (int64_t group = 0; group < p->n / (32 * s.cw); group++)
             for (ccq_w2_block_init(s, p, e, group, &b); b.left > 0; ccq_w2_block_next(s, &b))
-                run_pass(s, p, &b, t, shared);
+                run_pass(s, p, &b, t, &ring);
     }
 out:
     free(t);
-    free(shared);
+    free(ring.shared);
     return code ? ccq_gpu_fail(gpu, code, "host device: no memory for experts") : code;
 }
 

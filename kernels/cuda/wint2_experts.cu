@@ -114,36 +114,32 @@ template <int PENDING> static __device__ __forceinline__ void await_copies()
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
-/* All blocks of K of the thread's split, two a turn. The slots of the turn before are filled
- * again: all warps are past them. */
+/* All blocks of K of the thread's split, by the turns of kernels/gpu/wint2_ring.h. */
 template <int NT, int FORM, int EXACT>
 static __device__ __forceinline__ void run_blocks(const ccq_w2_gemm &p, ccq_w2_thread &t,
                                                   uint8_t *shared)
 {
     const ccq_w2_shape s = ccq_w2_shape_of(NT);
-    const int size = ccq_w2_slot_bytes(s), last = (s.stages - 2) * size;
-    int most = static_cast<int>((p.k / CCQ_W2_BLOCK + s.ks - 1) / s.ks), before = last, now = 0;
+    const int size = ccq_w2_slot_bytes(s);
+    ccq_w2_ring ring = ccq_w2_ring_of(size);
 
 #pragma unroll
-    for (int i = 0; i < 4; i += 2) {
-        if (t.blocks > i)
-            ccq_w2_fetch(s, &p, &t, shared + i * size);
+    for (int i = 0; i < CCQ_W2_AHEAD; i += CCQ_W2_TURN) {
+        ccq_w2_fetch_first(s, &p, &t, i, shared);
         commit_copies();
     }
 #pragma unroll 1
-    for (; most > 0; most -= 2) {
-        await_copies<1>();
+    for (int most = ccq_w2_most_blocks(s, &p); most > 0; most -= CCQ_W2_TURN) {
+        await_copies<CCQ_W2_PENDING>();
         __syncthreads();
-        if (t.blocks > 4)
-            ccq_w2_fetch(s, &p, &t, shared + before);
+        ccq_w2_fetch_next(s, &p, &t, ring.fill, shared);
         commit_copies();
 #pragma unroll
-        for (int i = 0; i < 2; i++)
-            if (t.blocks > i)
-                warp_step<NT, FORM, EXACT>(s, t, shared + now + i * size);
-        t.blocks -= 2;
-        before = now;
-        now = now == last ? 0 : now + 2 * size;
+        for (int i = 0; i < CCQ_W2_TURN; i++)
+            if (ccq_w2_has(t.blocks, i))
+                warp_step<NT, FORM, EXACT>(s, t, shared + ring.now + i * size);
+        t.blocks -= CCQ_W2_TURN;
+        ccq_w2_ring_next(size, &ring);
     }
     await_copies<0>();
     __syncthreads();

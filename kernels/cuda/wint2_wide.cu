@@ -75,27 +75,25 @@ static __device__ __forceinline__ void loop(const ccq_w2_gemm &p, const ccq_w2_w
                                             const ccq_w2_wide_thread &t, uint8_t *shared,
                                             float (&d)[N / 2])
 {
-    constexpr int stages = N == 256 ? 3 : N == 128 ? 5 : 6, ahead = stages - 2;
-    constexpr int buffers = 2;
-    const int bytes = ccq_w2_wide_slot_bytes(N), blocks = static_cast<int>(p.k / CCQ_W2_BLOCK);
+    constexpr int buffers = CCQ_W2_WIDE_BUFFERS;
+    const int blocks = static_cast<int>(p.k / CCQ_W2_BLOCK);
     uint32_t a[buffers][4][4];
-    int next = 0, slot = 0, to = 0;
+    ccq_w2_wide_ring ring = ccq_w2_wide_ring_of();
 
-    for (; next < ahead; next++) {
-        if (next < blocks)
-            ccq_w2_wide_fetch(N, &p, &b, &t, next, shared + to * bytes);
+    for (int k = 0; k < ccq_w2_wide_ahead(N); k++) {
+        ccq_w2_wide_fetch_next(N, &p, &b, &t, &ring, shared);
         commit_copies();
-        to = to + 1 == stages ? 0 : to + 1;
+        ccq_w2_wide_filled(N, &ring);
     }
-    for (int k = 0; k < blocks; k++, next++) {
-        arrive<ahead - 1>();
-        if (next < blocks)
-            ccq_w2_wide_fetch(N, &p, &b, &t, next, shared + to * bytes);
+    for (int k = 0; k < blocks; k++) {
+        arrive<ccq_w2_wide_pending(N)>();
+        ccq_w2_wide_fetch_next(N, &p, &b, &t, &ring, shared);
         commit_copies();
-        to = to + 1 == stages ? 0 : to + 1;
-        group<N, FORM, EXACT, buffers>(t, shared + slot * bytes, 0, a[0], d);
-        group<N, FORM, EXACT, buffers>(t, shared + slot * bytes, 1, a[buffers - 1], d);
-        slot = slot + 1 == stages ? 0 : slot + 1;
+        ccq_w2_wide_filled(N, &ring);
+        const uint8_t *slot = shared + ring.slot * ccq_w2_wide_slot_bytes(N);
+        group<N, FORM, EXACT, buffers>(t, slot, 0, a[0], d);
+        group<N, FORM, EXACT, buffers>(t, slot, 1, a[buffers - 1], d);
+        ccq_w2_wide_used(N, &ring);
     }
     ccq_wgmma_wait<0>();
 }

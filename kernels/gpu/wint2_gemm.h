@@ -2,7 +2,8 @@
  *
  * A block has `cw` pairs of tiles (32 columns each) of one expert and takes its rows 8 * nt at
  * a time. K is split `ks` ways; a warp has one pair and one split. Blocks of 128 rows of codes
- * and x pass through a ring of `stages` slots in shared memory:
+ * and x pass through a ring of slots in shared memory, by the turns of
+ * kernels/gpu/wint2_ring.h:
  *     per warp: codes of two tiles (2 * 512), their local scales (2 * 16)
  *     per split: 8 * nt rows of x (272 each)
  *     per split: what sums start from, as the lanes want it (form G; 128 * nt)
@@ -13,6 +14,7 @@
 
 #include "kernels/exp.h"
 #include "kernels/gpu/wint2_repack.h"
+#include "kernels/gpu/wint2_ring.h"
 #include "kernels/gpu/wint2_stage.h"
 
 enum {
@@ -23,14 +25,14 @@ enum {
 
 /* Constants of a kernel. */
 typedef struct ccq_w2_shape {
-    int nt, ks, cw, stages;
+    int nt, ks, cw;
 } ccq_w2_shape;
 
 /* For 8 rows K is split further, as there are more warps than tiles to go round; for more, x
  * is shared by more columns. */
 CCQ_W2_FN ccq_w2_shape ccq_w2_shape_of(int nt)
 {
-    ccq_w2_shape s = {nt, nt == 1 ? 4 : 2, nt == 1 ? 2 : 4, 6};
+    ccq_w2_shape s = {nt, nt == 1 ? 4 : 2, nt == 1 ? 2 : 4};
     return s;
 }
 
@@ -63,7 +65,7 @@ typedef struct ccq_w2_block {
 
 /* One thread. Pointers: what it fetches next. Offsets are in a slot. */
 typedef struct ccq_w2_thread {
-    int split, pair, blocks; /* blocks of 128 rows of its split */
+    int split, pair, blocks; /* blocks of 128 rows of its split, from this turn on */
     ccq_w2_known known;
     const uint8_t *codes[2], *locals, *x, *start;
     int put_codes, put_locals, put_x, put_start;
@@ -95,7 +97,7 @@ CCQ_W2_FN int ccq_w2_slot_bytes(ccq_w2_shape s)
 /* Sums at the end need less. */
 CCQ_W2_FN int ccq_w2_shared_bytes(ccq_w2_shape s)
 {
-    return s.stages * ccq_w2_slot_bytes(s);
+    return CCQ_W2_STAGES * ccq_w2_slot_bytes(s);
 }
 
 CCQ_W2_FN int ccq_w2_threads(ccq_w2_shape s)
@@ -292,6 +294,30 @@ CCQ_W2_FN void ccq_w2_fetch(ccq_w2_shape s, const ccq_w2_gemm *p, ccq_w2_thread 
     ccq_w2_fetch_x(s, (uint32_t)p->rows, t, slots);
     if (p->form == CCQ_W2_FORM_G)
         ccq_w2_fetch_start(s, (uint32_t)p->rows, t, slots);
+}
+
+/* ---- Turns ---------------------------------------------------------------- */
+
+/* Blocks of the split that has most: turns go on for as long as it has any. */
+CCQ_W2_FN int ccq_w2_most_blocks(ccq_w2_shape s, const ccq_w2_gemm *p)
+{
+    return (int)((p->k / CCQ_W2_BLOCK + s.ks - 1) / s.ks);
+}
+
+/* The thread's share of block `block` and the next, before the first turn. */
+CCQ_W2_FN void ccq_w2_fetch_first(ccq_w2_shape s, const ccq_w2_gemm *p, ccq_w2_thread *t,
+                                  int block, uint8_t *ring)
+{
+    if (ccq_w2_has(t->blocks, block))
+        ccq_w2_fetch(s, p, t, ring + block * ccq_w2_slot_bytes(s));
+}
+
+/* And in a turn, for one to come. */
+CCQ_W2_FN void ccq_w2_fetch_next(ccq_w2_shape s, const ccq_w2_gemm *p, ccq_w2_thread *t, int fill,
+                                 uint8_t *ring)
+{
+    if (ccq_w2_fetches(t->blocks))
+        ccq_w2_fetch(s, p, t, ring + fill);
 }
 
 /* ---- A block of 128 rows, up to the tensor cores ------------------------- */

@@ -6,8 +6,8 @@
  *     x: two groups of [N][64] halves, a row of 128 bytes in the order of the products' slots,
  *        its 16-byte pieces exchanged as wgmma's 128-byte swizzle wants them
  *     codes of 8 tiles (512 each), their local scales (16 each)
- * A slot is written again two blocks after it was read, so that one product may still be
- * under way. Weights are decoded to form B, or W: sums of all of k, nothing in between. */
+ * The order of slots is that of kernels/gpu/wint2_ring.h. Weights are decoded to form B, or W:
+ * sums of all of k, nothing in between. */
 #ifndef CCQ_KERNELS_GPU_WINT2_WIDE_H
 #define CCQ_KERNELS_GPU_WINT2_WIDE_H
 
@@ -69,11 +69,6 @@ static inline CCQ_HD void ccq_w2_wide_stage(const ccq_w2_stage *s, int64_t row, 
 /* ---- Shared memory -------------------------------------------------------- */
 
 /* N: rows of a block, 32, 64, 128 or 256. */
-CCQ_W2_FN int ccq_w2_wide_stages(int n)
-{
-    return n == 256 ? 3 : n == 128 ? 5 : 6;
-}
-
 CCQ_W2_FN int ccq_w2_wide_x_bytes(int n)
 {
     return 2 * n * CCQ_W2_WIDE_ROW;
@@ -182,6 +177,15 @@ CCQ_W2_FN void ccq_w2_wide_fetch(int n, const ccq_w2_gemm *p, const ccq_w2_wide_
     if (!t->lane)
         ccq_w2_fetch16(codes + CCQ_W2_WIDE_TILES * CCQ_W2_CODES + t->warp * CCQ_W2_LOCALS,
                        b->m.locals + piece * CCQ_W2_LOCALS);
+}
+
+/* The turn's next block of k, if there is one, into its slot of the ring. */
+CCQ_W2_FN void ccq_w2_wide_fetch_next(int n, const ccq_w2_gemm *p, const ccq_w2_wide_block *b,
+                                      const ccq_w2_wide_thread *t, const ccq_w2_wide_ring *ring,
+                                      uint8_t *shared)
+{
+    if (ring->next < (int)(p->k / CCQ_W2_BLOCK))
+        ccq_w2_wide_fetch(n, p, b, t, ring->next, shared + ring->to * ccq_w2_wide_slot_bytes(n));
 }
 
 /* A registers of the four products of group o. */
