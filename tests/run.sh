@@ -203,7 +203,7 @@ cuda() {
   fi
   if ccq_build build-cuda -Dcuda=enabled -Dopenblas=disabled -Dsentencepiece=disabled; then
     check tests/check_cuda.py python3 tests/check_cuda.py build-cuda
-    run_tests build-cuda gpu_sass
+    run_tests build-cuda gpu_sass gpu_registers
     for tool in ccq-run ccq-quantize; do
       check "$tool starts without a driver" without_driver "build-cuda/tools/$tool"
     done
