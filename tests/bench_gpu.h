@@ -1,5 +1,5 @@
-/* What the benchmarks of a device stand on: memory with random contents, and the time of what
- * is done again and again. */
+/* What the benchmarks of a device stand on: lines of a table and of JSON, the time of what is
+ * done again and again, memory with random contents. */
 #ifndef CCQ_TESTS_BENCH_GPU_H
 #define CCQ_TESTS_BENCH_GPU_H
 
@@ -8,17 +8,67 @@
 
 #include <math.h>
 
-enum { WARM = 20, SAMPLES = 100, ROUTINGS = 8 };
+enum { WARM = 20, SAMPLES = 100, SLOW_MS = 50, SLOW_SAMPLES = 20, MOST_TURNS = 32 };
+
+typedef struct bench_clocks bench_clocks;
 
 typedef struct bench {
     ccq_gpu *gpu;
-    int json, quick, samples;
-    double bw, mm; /* bytes and operations a second */
+    FILE *json, *table; /* NULL: not wanted */
+    bench_clocks *clocks;
+    int quick, host, warm, samples;
+    double copy, read, mm; /* bytes and operations a second, the denominators */
     uint64_t rng;
 } bench;
 
 #define GPU(b, call)                                                                               \
     REQUIRE((call) == CCQ_GPU_OK, "%s: %s", #call, ccq_gpu_error((b)->gpu))
+
+/* ---- What is told ---------------------------------------------------------- */
+
+/* MHz of multiprocessors and memory; 0: unknown */
+typedef struct bench_clock {
+    unsigned sm, memory;
+} bench_clock;
+
+typedef struct sample {
+    float p10, median, p90; /* ms */
+    int samples;
+    bench_clock before, after;
+} sample;
+
+/* By the driver's library, which is looked for; NULL where it is not there, or where its first
+ * device has another name. */
+bench_clocks *clocks_open(const char *device);
+void clocks_close(bench_clocks *c);
+bench_clock clocks_now(const bench_clocks *c);
+const char *clocks_driver(const bench_clocks *c); /* versions of the driver and of its CUDA */
+const char *clocks_cuda(const bench_clocks *c);
+
+/* A part of the table. */
+__attribute__((format(printf, 2, 3))) void say(const bench *b, const char *fmt, ...);
+/* The end of a line of the table, and a line of JSON with its own fields before. */
+void say_sample(const bench *b, const sample *s);
+void say_clocks(const bench *b, bench_clock before, bench_clock after);
+void json_begin(const bench *b, const char *what);
+void json_text(const bench *b, const char *key, const char *text);
+void json_number(const bench *b, const char *key, double value); /* not finite: null */
+void json_sample(const bench *b, const sample *s);
+void json_end(const bench *b);
+
+/* ---- Time ------------------------------------------------------------------ */
+
+/* fn is given the turns 0..turns-1 again and again. recorded: kept as a graph for each turn,
+ * where the device can; fn does it `repeat` times (0: once), of which a sample is one. */
+typedef struct timed {
+    void (*fn)(bench *b, void *ctx, int turn);
+    void *ctx;
+    int turns, recorded, repeat;
+} timed;
+
+sample measure(bench *b, const timed *t);
+
+/* ---- Memory ---------------------------------------------------------------- */
 
 static inline void *take(bench *b, size_t size)
 {
@@ -27,97 +77,14 @@ static inline void *take(bench *b, size_t size)
     return memory;
 }
 
-/* ---- Time ------------------------------------------------------------------ */
-
-typedef struct sample {
-    float p10, median, p90; /* ms */
-} sample;
-
-static inline int compare(const void *a, const void *b)
-{
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
-}
-
-typedef void (*work_fn)(bench *b, void *ctx, int turn);
-
-/* Recorded where the device can, else called. */
-static inline sample measure(bench *b, work_fn fn, void *ctx, int turns)
-{
-    ccq_gpu_graph *graph[ROUTINGS] = {NULL};
-    float ms[SAMPLES];
-    for (int t = 0; t < turns; t++)
-        if (ccq_gpu_kind(b->gpu) == CCQ_GPU_CUDA && turns > 1) {
-            fn(b, ctx, t); /* what is set up at first use is not recorded */
-            GPU(b, ccq_gpu_wait(b->gpu));
-            GPU(b, ccq_gpu_record(b->gpu));
-            fn(b, ctx, t);
-            GPU(b, ccq_gpu_recorded(b->gpu, &graph[t]));
-        }
-    for (int i = -(b->samples < WARM ? 0 : WARM); i < b->samples; i++) {
-        int t = (i + turns * WARM) % turns;
-        GPU(b, ccq_gpu_mark(b->gpu, 0));
-        if (graph[t])
-            GPU(b, ccq_gpu_replay(b->gpu, graph[t]));
-        else
-            fn(b, ctx, t);
-        GPU(b, ccq_gpu_mark(b->gpu, 1));
-        GPU(b, ccq_gpu_between(b->gpu, 0, 1, &ms[i < 0 ? 0 : i]));
-    }
-    for (int t = 0; t < turns; t++)
-        ccq_gpu_graph_free(b->gpu, graph[t]);
-    qsort(ms, (size_t)b->samples, sizeof *ms, compare);
-    return (sample){ms[b->samples / 10], ms[b->samples / 2], ms[b->samples * 9 / 10]};
-}
-
-/* ---- Random contents ------------------------------------------------------- */
-
-static inline void *random_bytes(bench *b, size_t size)
-{
-    uint64_t *host = malloc(size + 8);
-    void *memory = take(b, size);
-    REQUIRE(host, "memory");
-    for (size_t i = 0; i < size / 8 + 1; i++)
-        host[i] = check_next(&b->rng);
-    GPU(b, ccq_gpu_upload(b->gpu, memory, host, size));
-    free(host);
-    return memory;
-}
-
-static inline float gauss(bench *b)
-{
-    double u = 1 - check_uniform(&b->rng), v = check_uniform(&b->rng);
-    return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
-}
-
-/* Values that bf16 has; a few thousand draws, in an order of their own. */
-static inline float *random_floats(bench *b, size_t count)
-{
-    enum { DRAWS = 8191 };
-    float draw[DRAWS], *host = malloc(count * sizeof *host);
-    void *memory = take(b, count * sizeof *host);
-    REQUIRE(host, "memory");
-    for (int i = 0; i < DRAWS; i++)
-        draw[i] = ccq_round_bf16(gauss(b));
-    for (size_t i = 0; i < count; i++)
-        host[i] = draw[(i * 2654435761u >> 7) % DRAWS];
-    GPU(b, ccq_gpu_upload(b->gpu, memory, host, count * sizeof *host));
-    free(host);
-    return memory;
-}
-
-static inline uint16_t *random_bf16(bench *b, size_t count)
-{
-    uint16_t *host = malloc(count * sizeof *host);
-    void *memory = take(b, count * sizeof *host);
-    REQUIRE(host, "memory");
-    for (size_t i = 0; i < count; i++)
-        host[i] = (uint16_t)((check_next(&b->rng) & 0x81ff) | 0x3c00);
-    GPU(b, ccq_gpu_upload(b->gpu, memory, host, count * sizeof *host));
-    free(host);
-    return memory;
-}
+void *copy_of(bench *b, const void *from, size_t size);
+void *random_bytes(bench *b, size_t size, uint32_t *all); /* all: their exclusive or, or NULL */
+uint8_t *random_locals(bench *b, size_t size);            /* halves of 1..15 */
+/* Normal; values that bf16 has. */
+float *random_floats(bench *b, size_t count);
+uint16_t *random_bf16(bench *b, size_t count);
 
 void measure_encoder(bench *b);
+void measure_layers(bench *b);
 
 #endif

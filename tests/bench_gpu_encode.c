@@ -23,15 +23,22 @@ static void give_back(bench *b, ccq_gpu_columns *c)
         ccq_gpu_free(b->gpu, all[i]);
 }
 
-static void print(const bench *b, const char *what, const char *effort, int64_t weights, sample s)
+static void tell(const bench *b, const char *what, const char *effort, const ccq_gpu_columns *c,
+                 sample s)
 {
-    double rate = 1e3 * (double)weights / (double)s.median;
-    if (b->json)
-        printf("{\"bench\":\"gpu\",\"what\":\"%s\",\"effort\":\"%s\","
-               "\"weights_per_s\":%.0f,\"ms\":%.3f}\n", what, effort, rate, (double)s.median);
-    else
-        printf("%s, effort %-6s %*s%10.3f Gw/s\n", what, effort, (int)(14 - strlen(what)), "",
-               rate / 1e9);
+    double rate = 1e3 * (double)(c->k * c->n) / (double)s.median;
+    say(b, "%s, effort %-6s %*s %9.3f Gw/s   ", what, effort, (int)(11 - strlen(what)), "",
+        rate / 1e9);
+    say_sample(b, &s);
+    say(b, "\n");
+    say_clocks(b, s.before, s.after);
+    json_begin(b, what);
+    json_text(b, "effort", effort);
+    json_number(b, "k", (double)c->k);
+    json_number(b, "n", (double)c->n);
+    json_number(b, "weights_per_s", rate);
+    json_sample(b, &s);
+    json_end(b);
 }
 
 /* ---- Plain --------------------------------------------------------------------- */
@@ -60,8 +67,8 @@ static void measure_search(bench *b, const ccq_encoder *enc)
     GPU(b, ccq_gpu_encode(b->gpu)->tables(b->gpu, enc, tables));
     for (int effort = CCQ_EFFORT_FAST; effort <= CCQ_EFFORT_NORMAL; effort++) {
         e.params.effort = effort;
-        print(b, "encode", effort == CCQ_EFFORT_FAST ? "fast" : "normal", k * n,
-              measure(b, search_once, &e, 1));
+        tell(b, "encode", effort == CCQ_EFFORT_FAST ? "fast" : "normal", &e.c,
+             measure(b, &(timed){search_once, &e, 1, 0, 0}));
     }
     give_back(b, &e.c);
     ccq_gpu_free(b->gpu, w);
@@ -102,13 +109,6 @@ static ccq_metric *metric_of(const ccq_encoder *enc, int64_t k)
     return m;
 }
 
-static void *copy_of(bench *b, const void *from, size_t size)
-{
-    void *to = take(b, size);
-    GPU(b, ccq_gpu_upload(b->gpu, to, from, size));
-    return to;
-}
-
 static int32_t *rows_of(bench *b, int64_t k)
 {
     int32_t *rows = malloc((size_t)k * sizeof *rows);
@@ -135,7 +135,8 @@ static void measure_feedback(bench *b, const ccq_encoder *enc)
     for (int effort = CCQ_EFFORT_FAST; effort <= CCQ_EFFORT_NORMAL; effort++) {
         int fast = effort == CCQ_EFFORT_FAST;
         e.params.leave = fast ? CCQ_FEEDBACK_NO_TABLE | CCQ_FEEDBACK_NO_PASSES : 0;
-        print(b, "feedback", fast ? "fast" : "normal", k * n, measure(b, feed_once, &e, 1));
+        tell(b, "feedback", fast ? "fast" : "normal", &e.p.out,
+             measure(b, &(timed){feed_once, &e, 1, 0, 0}));
     }
     give_back(b, &e.p.out);
     ccq_gpu_free(b->gpu, metric);
@@ -147,12 +148,13 @@ static void measure_feedback(bench *b, const ccq_encoder *enc)
 void measure_encoder(bench *b)
 {
     ccq_encoder *enc = malloc(sizeof *enc);
-    int samples = b->samples;
+    int samples = b->samples, warm = b->warm;
     REQUIRE(enc && ccq_encoder_init(enc) == 0, "encoder");
-    b->samples = samples < 20 ? samples : 20;
     measure_search(b, enc);
     b->samples = samples < 5 ? 1 : 5;
+    b->warm = warm < 2 ? warm : 2;
     measure_feedback(b, enc);
     b->samples = samples;
+    b->warm = warm;
     free(enc);
 }
