@@ -43,6 +43,8 @@ ccq_code ccq_dir_list(const char *dir, char ***names, size_t *count, ccq_error *
 void ccq_names_free(char **names, size_t count);
 /* dir + "/" + name, malloc'd; NULL when out of memory. */
 char *ccq_path_join(const char *dir, const char *name);
+/* The directory part of a path ("." when it has none), malloc'd; NULL when out of memory. */
+char *ccq_path_parent(const char *path);
 /* Free bytes of the file system that holds path or its nearest existing parent. */
 ccq_code ccq_path_free_bytes(const char *path, uint64_t *bytes, ccq_error *err);
 

@@ -128,8 +128,6 @@ struct ccq_config {
 ccq_code ccq_pwrite_all(int fd, const char *path, uint64_t offset, const void *data, uint64_t size,
                         ccq_error *err);
 ccq_code ccq_sync_dir(const char *path, ccq_error *err);
-/* The directory part of a path ("." when it has none), malloc'd; NULL when out of memory. */
-char *ccq_path_parent(const char *path);
 /* May what OUT holds be replaced? EXISTS when not: it is not empty and overwrite is 0, or
  * there is no checkpoint in it, or a rank directory with other files. working: our own
  * work directory in it does not count. */

@@ -10,6 +10,7 @@ figures. Standard library only.
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -221,7 +222,17 @@ class Failures(Case):
             for path, status in ((self.tokens, 64), (MICRO / "x", 64), (self.dir / "no" / "x", 73),
                                  (self.tmp, 73)):
                 self.run_tool(*FAST, option, path, MICRO, self.tokens, status=status)
-        x = self.dir / "x"
+        model, other, x = self.dir / "in", self.dir / "other", self.dir / "x"
+        for path in model, other:
+            path.mkdir()
+            shutil.copy(MICRO / "config.json", path)
+        shutil.copy(MICRO / "model.safetensors", other)
+        (model / "model.safetensors").symlink_to(shutil.copy(MICRO / "model.safetensors",
+                                                             self.dir / "abc"))
+        for path in model / "model.safetensors", self.dir / "abc", other / "model.safetensors":
+            before = path.read_bytes()
+            self.run_tool(*FAST, "--json", path, model, self.tokens, status=64)
+            self.assertEqual(path.read_bytes(), before)
         self.run_tool(*FAST, "--json", x, "--junit", x, MICRO, self.tokens, status=64)
         self.assertFalse(x.exists())
         self.assertFalse((MICRO / "x").exists())

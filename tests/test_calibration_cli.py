@@ -155,6 +155,52 @@ class Statistics(Calibration):
         self.refuse(65, "--recipe", recipe, "--stats", other, MICRO, self.out, says="recipe")
 
 
+    def test_no_input_is_written_over(self):
+        """Nor anything in a model, by whatever path: refused before a token runs."""
+        few = ["-q", "--calibration-tokens", "128", "--calibration-window", "64"]
+        model, other, linked = self.model(), self.tmp / "other", self.tmp / "linked"
+        tokens = write_tokens(self.tmp / "t.npy", [i % 32 for i in range(200)])
+        shutil.copytree(model, other)
+        linked.mkdir()
+        (self.tmp / "blobs").mkdir()
+        blob = shutil.copy(model / "model.safetensors", self.tmp / "blobs" / "abc")
+        shutil.copy(model / "config.json", linked)
+        (linked / "model.safetensors").symlink_to(blob)
+        (self.tmp / "hop").symlink_to(model)
+        (self.tmp / "away").symlink_to(model / "config.json")
+        (other / "rank0").mkdir()
+        recipe = self.tmp / "recipe.json"
+        recipe.write_text('{"recipe": 1}')
+
+        def state():
+            return {p: (p.is_symlink(), p.is_file() and (p.read_bytes(), p.stat().st_mtime_ns))
+                    for p in self.tmp.rglob("*")}
+        before = state()
+        given = ["--calibration", tokens]
+        for args, where in [
+            (given, model / "model.safetensors"), (given, model / "new"),
+            (given, model / "sub" / ".." / "new"), (given, self.tmp / "hop" / "new"),
+            (given, self.tmp / "away"), (given, tokens), (given, self.tmp / "hop" / ".." / "t.npy"),
+            (given, other / "model.safetensors"), (given, other / "new"),
+            (given, other / "rank0" / "new"),
+            (["--calibration", "random", "--recipe", recipe], recipe),
+        ]:
+            for out in [], [self.out], ["--dry-run", self.out]:
+                with self.subTest(where=where, out=out):
+                    text = self.refuse(64, *few, *args, "--save-stats", where, model, *out,
+                                       says="name another")
+                    self.assertEqual(len(text.splitlines()), 1, text)
+        for where in blob, linked / "model.safetensors", linked / "new":
+            with self.subTest(where=where):
+                self.refuse(64, *few, *given, "--save-stats", where, linked, says="inside a model")
+        self.assertEqual(state(), before)
+        stats = self.tmp / "stats"
+        for out in [], [self.out]:  # what is no input may be written, and written over
+            self.run_tool(*few, *given, "--save-stats", stats, model, *out)
+        self.run_tool(*few, *given, "--save-stats", self.out / "s", "--overwrite", model, self.out,
+                      code=64)
+
+
 class Job(Calibration):
     def test_resume(self):
         """Asked to stop somewhere: what is finished is read back, and the bytes are the

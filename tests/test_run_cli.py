@@ -723,6 +723,7 @@ class Files(Case):
                          [*self.IDS, out, self.dir / "hop" / "new"],
                          [*self.IDS, out, self.dir / "link"],
                          [*self.IDS, out, other / "x", "--baseline", other, "--tokens", tokens],
+                         [*self.IDS, out, other / "model.safetensors"],
                          [*self.IDS, out, tokens, "--baseline", other, "--tokens", tokens],
                          [*self.IDS, out, tokens, "--perplexity", tokens],
                          ["--prompts", lines, out, lines],

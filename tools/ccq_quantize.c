@@ -3,6 +3,7 @@
 #include "formats/file.h"
 #include "libccq/memory.h"
 #include "tools/cli_device.h"
+#include "tools/cli_files.h"
 #include "tools/quantize_calibration.h"
 #include "tools/quantize_job.h"
 #include "tools/quantize_report.h"
@@ -467,6 +468,20 @@ static int use_recipe(const cli *c, settings *s)
     return CLI_OK;
 }
 
+/* Nothing that is read is written to. */
+static int check_files(const cli *c, const settings *s)
+{
+    const calibration *k = &s->calibration;
+    const char *const models[] = {s->input, s->output};
+    const cli_file in[] = {{"calibration", calibration_file(k)},
+                           {"stats", k->stats},
+                           {"recipe", s->recipe}};
+    const cli_file out[] = {{"save-stats", k->save}};
+    const cli_files files = {models, 2, in, out, sizeof in / sizeof *in, 1};
+    ccq_error err;
+    return cli_files_check(&files, &err) ? cli_fail(c, &err) : CLI_OK;
+}
+
 /* --save-stats and no OUTPUT. */
 static int gather(const cli *c, const settings *s, const ccq_source *src)
 {
@@ -554,7 +569,9 @@ int main(int argc, char **argv)
              options, argc, argv);
     job_defaults(&s.job);
     if (read_arguments(&c, &s, &status) == CLI_END) {
-        status = job_resolve(&c, &s.job, &s.quantize) ? CLI_USAGE : use_recipe(&c, &s);
+        status = job_resolve(&c, &s.job, &s.quantize) ? CLI_USAGE : check_files(&c, &s);
+        if (status == CLI_OK)
+            status = use_recipe(&c, &s);
         if (status == CLI_OK)
             status = quantize(&c, &s);
         status = cli_finish(&c, status);

@@ -47,6 +47,11 @@ int calibration_take(cli *c, calibration *k)
     return rc ? -1 : 1;
 }
 
+const char *calibration_file(const calibration *k)
+{
+    return k->from && strcmp(k->from, RANDOM) ? k->from : NULL;
+}
+
 static ccq_code read_tokens(calibration *k, const ccq_source *src, ccq_calibration *to,
                             ccq_error *err)
 {

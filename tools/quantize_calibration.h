@@ -32,6 +32,8 @@ typedef struct calibration {
 
 /* 1: the option is one of these and was taken; 0: it is none; -1: the message is out. */
 int calibration_take(cli *c, calibration *k);
+/* The file of --calibration; NULL: none is read. */
+const char *calibration_file(const calibration *k);
 /* Fills what the options say, and reads tokens. */
 ccq_code calibration_load(calibration *k, const ccq_source *src, ccq_quantize_options *o,
                           ccq_error *err);
