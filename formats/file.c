@@ -27,8 +27,9 @@ ccq_code ccq_file_open(ccq_file *file, const char *path, ccq_code missing, ccq_e
         int e = errno;
         if (e == ENOENT || e == ENOTDIR)
             return ccq_fail_file(err, missing, path, "no such file");
-        return ccq_fail_errno(err, e == ENXIO || e == ELOOP ? CCQ_NOT_A_FILE : CCQ_NO_INPUT, path,
-                              "cannot open", e);
+        int ours = missing == CCQ_CHANGED || missing == CCQ_IO;
+        return ccq_fail_errno(err, e == ENXIO || e == ELOOP ? CCQ_NOT_A_FILE
+                                   : ours ? CCQ_IO : CCQ_NO_INPUT, path, "cannot open", e);
     }
     if (fstat(fd, &st) != 0)
         code = ccq_fail_errno(err, CCQ_IO, path, "fstat", errno);
@@ -221,12 +222,12 @@ static ccq_code add_name(char ***names, size_t *count, size_t *cap, const char *
     return CCQ_OK;
 }
 
-ccq_code ccq_dir_list(const char *dir, char ***names, size_t *count, ccq_error *err)
+/* Closes d, which may be NULL: errno says why. */
+static ccq_code list(DIR *d, const char *dir, char ***names, size_t *count, ccq_error *err)
 {
     size_t cap = 0;
     ccq_code code = CCQ_OK;
     struct dirent *entry;
-    DIR *d = opendir(dir);
     *names = NULL;
     *count = 0;
     if (!d)
@@ -247,6 +248,34 @@ ccq_code ccq_dir_list(const char *dir, char ***names, size_t *count, ccq_error *
         qsort(*names, *count, sizeof **names, by_bytes);
     }
     return code;
+}
+
+ccq_code ccq_own_list(const char *dir, char ***names, size_t *count, ccq_code code,
+                      ccq_error *err)
+{
+    ccq_code found = ccq_dir_list(dir, names, count, err);
+    if (found != CCQ_NO_INPUT)
+        return found;
+    if (err)
+        err->code = code;
+    return code;
+}
+
+ccq_code ccq_dir_list(const char *dir, char ***names, size_t *count, ccq_error *err)
+{
+    return list(opendir(dir), dir, names, count, err);
+}
+
+ccq_code ccq_real_list(const char *dir, char ***names, size_t *count, ccq_error *err)
+{
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
+    if (!d && fd >= 0) {
+        int bad = errno;
+        close(fd);
+        errno = bad;
+    }
+    return list(d, dir, names, count, err);
 }
 
 void ccq_names_free(char **names, size_t count)

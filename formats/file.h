@@ -17,7 +17,9 @@ typedef struct ccq_file {
 
 /* Opens for reading; symlinks are followed when they end at a regular file.
  * missing is the code for a file that does not exist (NO_INPUT, NO_SHARD,
- * NO_CONFIG ...); other failures are NOT_A_FILE or NO_INPUT. */
+ * NO_CONFIG ...; CHANGED or IO for one that ccq itself has made); other failures are
+ * NOT_A_FILE, NO_INPUT (IO for one that ccq has made), NO_MEMORY, and IO where the file is
+ * not to blame (the disk; too many open files). */
 ccq_code ccq_file_open(ccq_file *file, const char *path, ccq_code missing, ccq_error *err);
 /* Safe on a zeroed struct. */
 void ccq_file_close(ccq_file *file);
@@ -41,6 +43,11 @@ int ccq_path_inside(const char *a, const char *b);
  * ccq_names_free. */
 ccq_code ccq_dir_list(const char *dir, char ***names, size_t *count, ccq_error *err);
 void ccq_names_free(char **names, size_t count);
+/* The same, and a link to a directory is not followed. */
+ccq_code ccq_real_list(const char *dir, char ***names, size_t *count, ccq_error *err);
+/* The same of a directory of the output: failing with code where that says NO_INPUT. */
+ccq_code ccq_own_list(const char *dir, char ***names, size_t *count, ccq_code code,
+                      ccq_error *err);
 /* dir + "/" + name, malloc'd; NULL when out of memory. */
 char *ccq_path_join(const char *dir, const char *name);
 /* The directory part of a path ("." when it has none), malloc'd; NULL when out of memory. */

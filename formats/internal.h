@@ -13,7 +13,7 @@ ccq_code ccq_fail_name(ccq_error *err, ccq_code code, const char *path, const ch
 /* A full disk: so many bytes more are needed, and what is free. */
 ccq_code ccq_fail_full(ccq_error *err, const char *path, uint64_t needed);
 /* "path: what: reason of error" with the code that errno asks for: NO_SPACE (and what is
- * free), or code. */
+ * free), NO_MEMORY, IO (the disk, or no file descriptor is left), or code. */
 ccq_code ccq_fail_errno(ccq_error *err, ccq_code code, const char *path, const char *what,
                         int error);
 

@@ -98,12 +98,14 @@ ccq_code ccq_stage_forget(ccq_stage *stage, const char *name, ccq_error *err);
 /* Under lock.commit. With overwrite: removes the old config.json first, then the other
  * files of the old checkpoint, its rank directories included. Then renames everything
  * staged in the order it was created, config.json last, syncs the directory and removes
- * .ccq. Frees the stage when OK; on failure call one of the two below. */
+ * .ccq. Frees the stage when OK; on failure, which is IO or NO_SPACE (CREATE: another one
+ * commits), ccq_stage_leave is called. */
 ccq_code ccq_stage_commit(ccq_stage *stage, ccq_error *err);
 /* Leaves OUT/.ccq for resume. Frees the stage. NULL is fine. */
 void ccq_stage_leave(ccq_stage *stage);
 /* Removes what this process created, OUT too if it made it; what an earlier one left, or
- * another one needs, stays. Frees the stage. NULL is fine. */
+ * another one needs, stays; so does all of it once a commit has begun. Frees the stage. NULL
+ * is fine. */
 void ccq_stage_abandon(ccq_stage *stage);
 
 #endif

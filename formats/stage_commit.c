@@ -61,9 +61,9 @@ int ccq_stage_is_done(const ccq_stage *s, const char *name)
 
 static void take_away(const ccq_stage *s, const ccq_staged *e)
 {
-    char *path = ccq_path_join(e->renamed ? s->out : s->stage, e->name);
-    char *dir = path && ccq_stage_rank_part(e->name)
-                    ? ccq_stage_directory(e->renamed ? s->out : s->stage, e->name) : NULL;
+    char *path = ccq_path_join(s->stage, e->name);
+    char *dir = path && ccq_stage_rank_part(e->name) ? ccq_stage_directory(s->stage, e->name)
+                                                     : NULL;
     if (path)
         unlink(path);
     if (dir)
@@ -123,13 +123,10 @@ void ccq_stage_abandon(ccq_stage *s)
 {
     if (!s)
         return;
-    int ours = s->lock.fd >= 0 && !s->finalize;
+    int ours = s->lock.fd >= 0 && !s->finalize && !s->committing;
     if (ours && s->world > 1 && s->fresh) {
         withdraw(s);
     } else if (ours && s->world == 1 && s->made_work) {
-        for (size_t i = 0; i < s->count; i++)
-            if (s->entries[i].renamed)
-                take_away(s, &s->entries[i]);
         ccq_remove_tree(s->work, NULL);
     } else if (s->made_work && s->lock.fd < 0) {
         rmdir(s->work); /* not when somebody else was quicker */
@@ -244,7 +241,7 @@ static void remove_work(const ccq_stage *s)
 {
     char **names = NULL;
     size_t count = 0, left = 0;
-    if (ccq_dir_list(s->work, &names, &count, NULL))
+    if (ccq_real_list(s->work, &names, &count, NULL))
         return;
     for (size_t i = 0; i < count; i++) {
         char *path = strcmp(names[i], "commit") ? ccq_stage_path(s, names[i]) : NULL;
@@ -260,6 +257,15 @@ static void remove_work(const ccq_stage *s)
     }
 }
 
+/* From here nothing is taken away: whatever the reason, the job is one to go on with. */
+static ccq_code broken_off(const ccq_stage *s, ccq_code code, ccq_error *err)
+{
+    if (code == CCQ_IO || code == CCQ_NO_SPACE || !err)
+        return code == CCQ_NO_SPACE ? code : CCQ_IO;
+    ccq_error why = *err;
+    return ccq_fail_file(err, CCQ_IO, s->out, "the commit was broken off: %s", why.text);
+}
+
 ccq_code ccq_stage_commit(ccq_stage *s, ccq_error *err)
 {
     if (s->state == CCQ_STAGE_FINISHED) {
@@ -272,6 +278,8 @@ ccq_code ccq_stage_commit(ccq_stage *s, ccq_error *err)
             return ccq_fail_name(err, CCQ_BUG, s->out, s->entries[i].name,
                                  "committed before it was closed");
     ccq_code code = lock_commit(s, err);
+    if (code == CCQ_CREATE)
+        return code; /* another one is at it */
     if (!code)
         code = clear_old(s, err);
     if (!code)
@@ -281,7 +289,7 @@ ccq_code ccq_stage_commit(ccq_stage *s, ccq_error *err)
     if (!code)
         code = move_entries(s, 1, err);
     if (code)
-        return code;
+        return broken_off(s, code, err);
     remove_work(s);
     ccq_stage_free(s);
     return CCQ_OK;

@@ -43,7 +43,7 @@ static ccq_code each_in_rank(const char *out, const char *name, rank_fn fn, ccq_
     if (found && S_ISLNK(st.st_mode))
         code = ccq_fail_file(err, CCQ_EXISTS, dir, "a link: nothing behind it is replaced");
     else if (found && S_ISDIR(st.st_mode))
-        code = ccq_dir_list(dir, &names, &count, err);
+        code = ccq_own_list(dir, &names, &count, CCQ_CREATE, err);
     for (size_t i = 0; i < count && !code; i++)
         code = fn(dir, names[i], err);
     ccq_names_free(names, count);
@@ -64,7 +64,7 @@ ccq_code ccq_old_check(const char *out, int overwrite, int working, ccq_error *e
     char **names;
     size_t count, others = 0;
     int checkpoint = 0, unfinished = 0;
-    ccq_code code = ccq_dir_list(out, &names, &count, err);
+    ccq_code code = ccq_own_list(out, &names, &count, CCQ_CREATE, err);
     if (code)
         return code;
     for (size_t i = 0; i < count; i++) {
@@ -119,7 +119,7 @@ ccq_code ccq_old_clear(const char *out, ccq_error *err)
     ccq_code code = ccq_old_remove(out, "config.json", err);
     if (code || (code = ccq_sync_dir(out, err)))
         return code;
-    if ((code = ccq_dir_list(out, &names, &count, err)))
+    if ((code = ccq_own_list(out, &names, &count, CCQ_IO, err)))
         return code;
     for (size_t i = 0; i < count && !code; i++)
         if (is_checkpoint_file(names[i]))

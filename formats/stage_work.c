@@ -31,7 +31,7 @@ void ccq_remove_tree(const char *path, const char *keep)
         nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
         return;
     }
-    if (ccq_dir_list(path, &names, &count, NULL))
+    if (ccq_real_list(path, &names, &count, NULL))
         return;
     for (size_t i = 0; i < count; i++) {
         char *inner = strcmp(names[i], keep) ? ccq_path_join(path, names[i]) : NULL;
@@ -82,7 +82,7 @@ static ccq_code check_others(const ccq_stage *s, const char *own, ccq_error *err
 {
     char **names = NULL;
     size_t count = 0;
-    ccq_code code = ccq_dir_list(s->work, &names, &count, err);
+    ccq_code code = ccq_own_list(s->work, &names, &count, CCQ_IO, err);
     for (size_t i = 0; i < count && !code; i++) {
         char *path = excludes(s, names[i], own) ? ccq_stage_path(s, names[i]) : NULL;
         if (path && ccq_lock_held(path))
@@ -189,19 +189,12 @@ static ccq_code make_out(ccq_stage *s, ccq_error *err)
     return CCQ_OK;
 }
 
-static ccq_code make_work(ccq_stage *s, ccq_error *err)
-{
-    s->made_work = mkdir(s->work, 0777) == 0;
-    if (!s->made_work && errno != EEXIST)
-        return ccq_fail_errno(err, CCQ_CREATE, s->work, "cannot create", errno);
-    return CCQ_OK;
-}
-
 /* In the order that a reader after a crash relies on: the journal is there before the
  * plan, and the plan before anything is staged. */
 static ccq_code furnish(ccq_stage *s, const ccq_stage_options *o, ccq_error *err)
 {
     ccq_code code = CCQ_OK;
+    int made;
     s->fresh = !ccq_is_there(s->work, s->journal);
     if (!s->finalize)
         code = ccq_stage_touch(s, s->journal, err);
@@ -209,8 +202,8 @@ static ccq_code furnish(ccq_stage *s, const ccq_stage_options *o, ccq_error *err
         code = ccq_stage_touch(s, "made-out", err);
     if (!code)
         code = settle_plan(s, o, err);
-    if (!code && mkdir(s->stage, 0777) != 0 && errno != EEXIST)
-        code = ccq_fail_errno(err, CCQ_CREATE, s->stage, "cannot create", errno);
+    if (!code)
+        code = ccq_stage_mkdir(s->stage, &made, err);
     if (!code)
         code = ccq_stage_sync_dir(s, s->work, err);
     if (!code)
@@ -249,7 +242,7 @@ static ccq_code begin(ccq_stage *s, const ccq_stage_options *o, ccq_error *err)
     if (found == CCQ_FOUND_ABSENT)
         code = make_out(s, err);
     if (!code)
-        code = make_work(s, err);
+        code = ccq_stage_mkdir(s->work, &s->made_work, err);
     if (!code)
         code = take_lock(s, o, err);
     if (!code && s->state == CCQ_STAGE_NEW) /* once more, now that we are alone */

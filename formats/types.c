@@ -182,6 +182,12 @@ ccq_code ccq_fail_name(ccq_error *err, ccq_code code, const char *path, const ch
     return code;
 }
 
+/* The machine's fault, whatever was being done with the file. */
+static int is_machines(int error)
+{
+    return error == EIO || error == EMFILE || error == ENFILE || error == ESTALE;
+}
+
 ccq_code ccq_fail_errno(ccq_error *err, ccq_code code, const char *path, const char *what,
                         int error)
 {
@@ -191,6 +197,8 @@ ccq_code ccq_fail_errno(ccq_error *err, ccq_code code, const char *path, const c
         return ccq_fail_file(err, CCQ_NO_SPACE, path, "%s: %s, %llu bytes are free", what,
                              strerror(error), (unsigned long long)left);
     }
+    if (is_machines(error))
+        code = CCQ_IO;
     return ccq_fail_file(err, error == ENOMEM ? CCQ_NO_MEMORY : code, path, "%s: %s", what,
                          strerror(error));
 }

@@ -262,7 +262,14 @@ static ccq_code check_shard(ccq_ledger *l, ccq_ledger_shard *s, ccq_error *err)
 {
     ccq_code code = s->adopted ? CCQ_OK : ccq_stage_adopt(l->stage, s->name, s->bytes, err);
     s->adopted = !code;
-    return code ? code : check_header(l, s, err);
+    if (!code)
+        code = check_header(l, s, err);
+    if (code == CCQ_CHANGED) { /* no input, but what we have written ourselves */
+        code = CCQ_IO;
+        if (err)
+            err->code = code;
+    }
+    return code;
 }
 
 /* All tensors, read again by all threads. */

@@ -108,7 +108,7 @@ ccq_code ccq_ledger_read_journals(ccq_ledger *l, ccq_error *err)
     for (size_t i = 0; i < l->tensors; i++)
         l->order[i] = i;
     qsort_r(l->order, l->tensors, sizeof *l->order, by_place, l);
-    ccq_code code = ccq_dir_list(ccq_stage_work(l->stage), &names, &count, err);
+    ccq_code code = ccq_own_list(ccq_stage_work(l->stage), &names, &count, CCQ_IO, err);
     for (size_t i = 0; i < count && !code; i++)
         if (strncmp(names[i], "journal.", 8) == 0)
             code = read_journal(l, names[i], err);

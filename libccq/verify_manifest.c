@@ -155,7 +155,10 @@ void ccq_verify_manifest(ccq_verifier *v)
     ccq_manifest *m = NULL;
     ccq_error err;
     if (ccq_manifest_load(&m, v->dir, &err)) {
-        ccq_verify_add(v, err.code, CCQ_MANIFEST_NAME, NULL, "%s", err.text);
+        if (err.code == CCQ_NO_MEMORY)
+            v->failed = 1;
+        else
+            ccq_verify_add(v, err.code, CCQ_MANIFEST_NAME, NULL, "%s", err.text);
         return;
     }
     if (!m) {

@@ -29,7 +29,6 @@ ROUNDS = int(os.environ.get("CCQ_ROUNDS", "10"))
 FULL = ROUNDS >= 200
 SANITIZED = "ASAN_OPTIONS" in os.environ or "TSAN_OPTIONS" in os.environ
 OPTIONS = ["--effort=fast", "--shard-size=40K", "--w4-end-layer=-1"]
-DOCUMENTED = {0, 1, 64, 65, 66, 69, 70, 73, 74, 75}
 LAUNCHERS = ("SLURM_", "OMPI_", "PMI_", "RANK", "WORLD_SIZE", "JOB_COMPLETION_INDEX")
 
 
@@ -194,22 +193,33 @@ class Kills(Case):
 
 
 class Failing(Case):
-    def loop(self, kind, kind_of, total, few, code_of=DOCUMENTED):
-        ks = Kills.every(self, total, few)
-        for k in ks:
-            p, _ = self.break_off(kind, k, kind_of=kind_of)
-            note = f"{kind} {kind_of} {k} of {total}: {p.returncode} {p.stderr}"
-            self.assertIn(p.returncode, code_of, note)
-            self.assertEqual(digest(self.model), self.input, note)
-            if p.returncode == 0:
-                self.same(note)
-            else:
-                if p.returncode in (74, 75) and (self.out / ".ccq" / "plan.json").exists():
-                    self.assertIn("--resume", p.stderr, note)
-                self.visible_is_whole()
-                self.go_on()
-                self.same(note)
-            shutil.rmtree(self.out, ignore_errors=True)
+    def loop(self, kind, kind_of, total, few, code_of):
+        for k in Kills.every(self, total, few):
+            self.one(kind, kind_of, k, total, code_of)
+
+    def one(self, kind, kind_of, k, total, code_of):
+        p, _ = self.break_off(kind, k, kind_of=kind_of)
+        note = f"{kind} {kind_of} {k} of {total}: {p.returncode} {p.stderr}"
+        self.assertIn(p.returncode, code_of, note)
+        self.assertEqual(digest(self.model), self.input, note)
+        if p.returncode == 0:
+            self.same(note)
+        else:
+            self.kept_or_removed(p, note)
+            self.visible_is_whole()
+            self.go_on()
+            self.same(note)
+        shutil.rmtree(self.out, ignore_errors=True)
+
+    def kept_or_removed(self, p, note):
+        """What the code says of OUT: something to go on with, or nothing, or all of it."""
+        kept = (self.out / ".ccq").exists()
+        if kept:
+            self.assertIn(p.returncode, (74, 75), note)
+            self.assertIn("go on with: ", p.stderr, note)
+        elif self.out.exists():
+            self.same(note)
+            self.assertIn("is complete", p.stderr, note)
 
     def setUp(self):
         super().setUp()
@@ -221,10 +231,35 @@ class Failing(Case):
         return calls
 
     def test_one_call(self):
-        self.loop("fail", "io", self.total("io"), 40)
+        self.loop("fail", "io", self.total("io"), 40, (0, 74))
+
+    def test_end_of_the_job(self):
+        """What is staged is looked at, put into place, and looked at again."""
+        for kind_of, last, step in (("io", 150, 4), ("memory", 600, 20)):
+            if kind_of == "memory" and SANITIZED:
+                continue
+            total = self.total(kind_of)
+            for k in range(total - last + self.rng.randrange(step), total + 1, step):
+                self.one("fail", kind_of, k, total, (0, 69, 74) if kind_of == "memory" else (0, 74))
+
+    def test_open_files(self):
+        """No file descriptor is left: nobody's input is missing, and nothing is thrown away."""
+        def few():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        codes = set()
+        for limit in (4, 6, 7, 8, 10, 12, 16, 24, 80):
+            p = subprocess.run([TOOL, "-q", *OPTIONS, self.model, self.out],
+                               text=True, preexec_fn=few, capture_output=True)
+            self.assertIn(p.returncode, (0, 74), (limit, p.stderr))
+            codes.add(p.returncode)
+            if p.returncode:
+                self.kept_or_removed(p, limit)
+            self.go_on()
+            shutil.rmtree(self.out, ignore_errors=True)
+        self.assertEqual(codes, {0, 74})
 
     def test_all_from_one_on(self):
-        self.loop("all", "io", self.total("io"), 20)
+        self.loop("all", "io", self.total("io"), 20, (0, 74))
 
     def test_short_calls(self):
         total = self.total("io")
@@ -236,12 +271,12 @@ class Failing(Case):
 
     @unittest.skipIf(SANITIZED, "the sanitizer has its own allocator")
     def test_memory(self):
-        self.loop("fail", "memory", self.total("memory"), 40)
-        self.loop("all", "memory", self.total("memory"), 20)
+        for kind, few in (("fail", 40), ("all", 20)):
+            self.loop(kind, "memory", self.total("memory"), few, (0, 69, 74))
 
     def test_threads(self):
-        self.loop("fail", "thread", self.total("thread"), 5)
-        self.loop("all", "thread", self.total("thread"), 5)
+        self.loop("fail", "thread", self.total("thread"), 5, (0, 69))
+        self.loop("all", "thread", self.total("thread"), 5, (0, 69))
 
     def test_disk_full(self):
         """RLIMIT_FSIZE makes a real write fail at any byte."""

@@ -222,7 +222,7 @@ static void test_ranks(void)
     CHECK(access(at("ranks2"), F_OK) != 0, "abandoned");
 }
 
-/* A commit that fails half way, abandoned all the same, takes the rank directories back. */
+/* A commit that fails half way takes nothing back, abandoned or not, and can go on. */
 static void test_failed_ranks(void)
 {
     ccq_error err = {0};
@@ -231,8 +231,10 @@ static void test_failed_ranks(void)
     REQUIRE(!mkdir(at("ranks3/rank1"), 0777) && !mkdir(at("ranks3/rank1/model.safetensors"), 0777),
             "mkdir");
     CHECK(ccq_stage_commit(s, &err) == CCQ_IO, "%s", err.text);
+    CHECK(err.code == CCQ_IO, "the same code in both");
     ccq_stage_abandon(s);
-    CHECK(strcmp(list(at("ranks3")), "rank1") == 0, "left: %s", list(at("ranks3")));
+    CHECK(strcmp(list(at("ranks3")), ".ccq rank0 rank1") == 0, "left: %s", list(at("ranks3")));
+    CHECK(access(at("ranks3/rank0/model.safetensors"), F_OK) == 0, "what has been moved stays");
 }
 
 static void test_killed(void)

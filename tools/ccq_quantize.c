@@ -322,7 +322,7 @@ static int answer(const cli *c, const report *r, const ccq_quantize_result *resu
         if (!c->quiet || !result)
             report_text(r, result);
     } else if (report_json(r, result)) {
-        cli_error(c, "out of memory");
+        cli_error(c, "out of memory for the report%s", result ? "; the output is complete" : "");
         return CLI_UNAVAILABLE;
     }
     return CLI_OK;
@@ -359,19 +359,6 @@ static int dry_run(const cli *c, const report *r)
     return answer(c, r, NULL);
 }
 
-/* Looks at what was written as ccq-inspect --verify does. */
-static int verify(const cli *c, report *r, ccq_verify_result *found)
-{
-    ccq_error err;
-    if (ccq_verify(found, r->output, &err))
-        return cli_fail(c, &err);
-    r->verify = found;
-    for (size_t i = 0; i < found->findings; i++)
-        cli_error(c, "verify: %s: %s [%s]", found->finding[i].file, found->finding[i].message,
-                  ccq_code_name(found->finding[i].code));
-    return found->findings ? CLI_FAILED : CLI_OK;
-}
-
 static void warn(void *ctx, const char *text)
 {
     report *r = ctx;
@@ -383,8 +370,11 @@ static void warn(void *ctx, const char *text)
 static int look_back(const cli *c, report *r, ccq_verify_result *found)
 {
     const ccq_quantize_options *o = &r->plan->options;
-    if (o->world <= 1 || o->finalize)
-        return verify(c, r, found);
+    if (o->world <= 1 || o->finalize) {
+        int status = job_verify(c, o, r->output, found);
+        r->verify = status == CLI_OK || status == CLI_FAILED ? found : NULL;
+        return status;
+    }
     cli_note(c, "rank %d of %d is done; when all are, --finalize puts %s into place", o->rank,
              o->world, r->output);
     return CLI_OK;

@@ -3,6 +3,7 @@
 #include "formats/file.h"
 #include "tools/launcher.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -117,20 +118,85 @@ static void print_word(const char *word)
     fputc('\'', stderr);
 }
 
+/* OUT/.ccq; also when there is no memory. */
+static int is_left(const char *output)
+{
+    char work[PATH_MAX];
+    return snprintf(work, sizeof work, "%s/.ccq", output) < (int)sizeof work &&
+           ccq_path_exists(work);
+}
+
+/* Not what another run of the same command would say again. */
+static int is_worth_it(ccq_code code)
+{
+    return code == CCQ_INTERRUPTED || code == CCQ_IO || code == CCQ_NO_SPACE ||
+           code == CCQ_NO_MEMORY || code == CCQ_UNAVAILABLE || code == CCQ_NO_INPUT;
+}
+
 void job_tell_resume(const cli *c, const ccq_quantize_options *o, const char *output,
                      ccq_code code)
 {
-    char *work = ccq_path_join(output, ".ccq");
-    int there = work && ccq_path_exists(work);
-    free(work);
-    if (o->finalize || !there ||
-        (code != CCQ_INTERRUPTED && code != CCQ_IO && code != CCQ_NO_SPACE))
+    if (!is_left(output) || !is_worth_it(code) || (o->finalize && code == CCQ_INTERRUPTED))
         return;
     fprintf(stderr, "%s: go on with:", c->tool);
     for (int i = 0; i < c->argc; i++) {
         print_word(c->argv[i]);
-        if (i == 0 && !o->resume)
+        if (i == 0 && !o->resume && !o->finalize)
             fputs(" --resume", stderr);
     }
     fputc('\n', stderr);
+}
+
+/* ---- Looking back ------------------------------------------------------------------ */
+
+/* The job is done, whatever becomes of the look. */
+static int not_looked(const cli *c, const char *output, ccq_code code, const char *why)
+{
+    char shown[300];
+    cli_error(c, "%s [%s]", why, ccq_code_name(code));
+    cli_error(c, "%s is complete and in place, but could not be looked at again; that is what "
+              "ccq-inspect --verify does", ccq_escape(shown, sizeof shown, output, strlen(output)));
+    return cli_exit_code(code);
+}
+
+static int not_removed(const cli *c, const ccq_quantize_options *o, const char *output)
+{
+    char shown[300];
+    cli_error(c, "%s is complete and in place, but its .ccq could not be removed",
+              ccq_escape(shown, sizeof shown, output, strlen(output)));
+    job_tell_resume(c, o, output, CCQ_IO);
+    return CLI_IO;
+}
+
+/* How many findings are faults of the output; *unread: why something could not be read. */
+static size_t count_faults(const ccq_verify_result *found, const char **unread)
+{
+    size_t faults = 0;
+    for (size_t i = 0; i < found->findings; i++) {
+        const ccq_finding *f = &found->finding[i];
+        if (f->code == CCQ_IO)
+            *unread = f->message;
+        else
+            faults += strcmp(f->file, ".ccq") != 0;
+    }
+    return faults;
+}
+
+int job_verify(const cli *c, const ccq_quantize_options *o, const char *output,
+               ccq_verify_result *found)
+{
+    ccq_error err = {0};
+    const char *unread = NULL;
+    int left = is_left(output), status = CLI_OK;
+    ccq_code code = ccq_verify(found, output, &err);
+    size_t faults = code ? 0 : count_faults(found, &unread);
+    for (size_t i = 0; faults && i < found->findings; i++)
+        cli_error(c, "verify: %s: %s [%s]", found->finding[i].file, found->finding[i].message,
+                  ccq_code_name(found->finding[i].code));
+    if (faults)
+        return CLI_FAILED;
+    if (code || unread)
+        status = not_looked(c, output, code == CCQ_NO_MEMORY ? code : CCQ_IO,
+                            code ? err.text : unread);
+    return left ? not_removed(c, o, output) : status;
 }

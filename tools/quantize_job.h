@@ -2,6 +2,7 @@
 #ifndef CCQ_TOOLS_QUANTIZE_JOB_H
 #define CCQ_TOOLS_QUANTIZE_JOB_H
 
+#include "libccq/inspect.h"
 #include "libccq/quantize.h"
 #include "tools/cli.h"
 
@@ -32,6 +33,12 @@ int job_resolve(const cli *c, const job_options *j, ccq_quantize_options *o);
 /* After a failure that leaves the work: how to go on with it. */
 void job_tell_resume(const cli *c, const ccq_quantize_options *o, const char *output,
                      ccq_code code);
+
+/* Looks at a finished output as ccq-inspect --verify does: CLI_FAILED where that finds faults.
+ * A look that fails, or work that could not be removed, is no fault of the output: the message
+ * says so. */
+int job_verify(const cli *c, const ccq_quantize_options *o, const char *output,
+               ccq_verify_result *found);
 
 /* --check-tensor: its exit status; the answer is on stdout. */
 int job_check_tensor(const cli *c, const ccq_plan *plan, const ccq_quantize_run_options *run,
