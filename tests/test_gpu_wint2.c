@@ -27,18 +27,30 @@ static void test_halves(void)
 
 /* ---- Index maps ---------------------------------------------------------- */
 
-static void test_maps(int64_t k, int64_t n, int swiglu)
+/* Both ways of index `at`, and of row `row` and place `place`; `codes`: or of local scales. */
+static int64_t bad_index(int64_t k, int64_t n, int codes, int64_t at, int64_t row, int64_t place)
 {
-    int64_t bad = 0, r, p;
+    int64_t rows = codes ? k / 4 : k / 128, r, p, back, there;
 
-    for (int64_t i = 0; i < k * n / 4; i++) {
-        ccq_w2_code_of(i, k, &r, &p);
-        bad += r < 0 || r >= k / 4 || p < 0 || p >= n || ccq_w2_code_at(r, p, k) != i;
-    }
-    for (int64_t i = 0; i < k * n / 128; i++) {
-        ccq_w2_local_of(i, k, &r, &p);
-        bad += r < 0 || r >= k / 128 || p < 0 || p >= n || ccq_w2_local_at(r, p, k) != i;
-    }
+    (codes ? ccq_w2_code_of : ccq_w2_local_of)(at, k, &r, &p);
+    back = (codes ? ccq_w2_code_at : ccq_w2_local_at)(r, p, k);
+    there = (codes ? ccq_w2_code_at : ccq_w2_local_at)(row, place, k);
+    if (r < 0 || r >= rows || p < 0 || p >= n || back != at || there < 0 || there >= rows * n)
+        return 1;
+    (codes ? ccq_w2_code_of : ccq_w2_local_of)(there, k, &r, &p);
+    return r != row || p != place;
+}
+
+/* Of all indices (stride 1), which makes both a bijection, or of some. */
+static void test_maps(int64_t k, int64_t n, int swiglu, int64_t stride)
+{
+    int64_t bad = 0, p;
+
+    for (int64_t i = 0; i < k * n / 4; i += stride)
+        bad += bad_index(k, n, 1, i, i / n, i % n);
+    for (int64_t i = 0; i < k * n / 128; i++)
+        bad += bad_index(k, n, 0, i, i / n, i % n);
+    bad += bad_index(k, n, 1, k * n / 4 - 1, k / 4 - 1, n - 1);
     for (int64_t c = 0; c < n; c++) {
         p = ccq_w2_place(c, n, swiglu);
         bad += p < 0 || p >= n || ccq_w2_column(p, n, swiglu) != c;
@@ -47,6 +59,24 @@ static void test_maps(int64_t k, int64_t n, int swiglu)
     for (int i = 0; i < 64; i++)
         bad += ccq_w2_x_half(ccq_w2_x_row(i)) != i || ccq_w2_x_row(ccq_w2_x_half(i)) != i;
     CHECK(!bad, "%" PRId64 " x %" PRId64 ": %" PRId64 " places", k, n, bad);
+}
+
+/* Shapes of checkpoints, and what a rank has of them: columns or rows, where they can be cut. */
+static void test_real_maps(void)
+{
+    const int64_t shapes[][2] = {{8192, 7168}, {3584, 8192}, {2560, 3072}, {1536, 2560}};
+
+    for (int i = 0; i < 4; i++) {
+        const int64_t k = shapes[i][0], n = shapes[i][1];
+        test_maps(k, n, i % 2 == 0, 3);
+        for (int64_t ranks = 2; ranks <= 8; ranks *= 2) {
+            CHECK(ccq_gpu_wint2_bytes(k, n / ranks), "columns of %d ranks", (int)ranks);
+            test_maps(k, n / ranks, i % 2 == 0, 17);
+            CHECK(!ccq_gpu_wint2_bytes(k / ranks, n) == (k / ranks % 128 != 0), "a rank's rows");
+            if (k / ranks % 128 == 0)
+                test_maps(k / ranks, n, 0, 17);
+        }
+    }
 }
 
 /* ---- Decoding ------------------------------------------------------------ */
@@ -59,25 +89,32 @@ static float field_value(int form, uint16_t bits, int j, int local)
     return form == CCQ_W2_FORM_W ? ccq_w2_from_f16(bits) : ccq_bf16_to_f32(bits);
 }
 
+/* What the columns of a lane, g and g + 8, have of their own. */
+typedef struct columns {
+    ccq_w2_line line[2];
+    float cs[2], zp[2], super[2];
+    int local[2];
+} columns;
+
 /* Byte b beside another in all four registers of both columns, at both places of a pair. */
-static int one_group(int form, int exact, ccq_w2_line line, float cs, float zp, int b, int local,
-                     float super)
+static int one_group(int form, int exact, const columns *c, int b)
 {
     int rounding = form == CCQ_W2_FORM_U ? CCQ_ROUND_UNZIP : CCQ_ROUND_FUSED, bad = 0;
     uint32_t word[2] = {(uint32_t)b * 0x00010001u | (uint32_t)(255 - b) * 0x01000100u, 0};
     uint32_t scale[2], a[4][4];
-    ccq_w2_line both[2] = {line, line};
 
     word[1] = ~word[0];
-    scale[0] = scale[1] = ccq_w2_scale(form, (float)local, super);
-    ccq_w2_group(form, exact, word, both, scale, a);
+    for (int u = 0; u < 2; u++)
+        scale[u] = ccq_w2_scale(form, (float)c->local[u], c->super[u]);
+    ccq_w2_group(form, exact, word, c->line, scale, a);
     for (int m = 0; m < 4; m++)
         for (int i = 0; i < 8; i++) {
             int u = i / 2 % 2, hi = i / 4, e = i % 2, byte = (e ^ u) ? 255 - b : b;
-            int window = 3 - 2 * (m % 2) - hi;
-            int value = ccq_code_value(ccq_code_word(byte, cs, zp, rounding), window);
+            int window = 3 - 2 * (m % 2) - hi, local = c->local[u];
+            int value = ccq_code_value(ccq_code_word(byte, c->cs[u], c->zp[u], rounding), window);
+            float scaled = ccq_group_scale(local, c->super[u], rounding);
             float want = form == CCQ_W2_FORM_B || form == CCQ_W2_FORM_U
-                ? ccq_code_weight(value, ccq_group_scale(local, super, rounding), rounding)
+                ? ccq_code_weight(value, scaled, rounding)
                 : (float)(value * local);
             uint16_t got = (uint16_t)(a[m][2 * hi + u] >> 16 * e);
             bad += !(field_value(form, got, 3 - window, local) == want);
@@ -85,25 +122,54 @@ static int one_group(int form, int exact, ccq_w2_line line, float cs, float zp, 
     return bad;
 }
 
+static const float supers[] = {0.0f, 0x1.54p-9f, -0x1.9p-3f, 0x1p-133f, 0x1.fep100f};
+
+/* Line i, and the next one, that is proved if `exact`. */
+static columns columns_of(int i, int exact)
+{
+    columns c = {.cs = {0}};
+
+    for (int u = 0; u < 2; u++) {
+        c.cs[u] = lines[i][0];
+        c.zp[u] = lines[i][1];
+        c.line[u] = exact ? ccq_w2_prove(c.cs[u], c.zp[u]).line
+                          : (ccq_w2_line){ccq_w2_bits(c.cs[u]), ccq_w2_bits(c.zp[u])};
+        do
+            i = (i + 1) % LINES;
+        while (exact && !ccq_w2_prove(lines[i][0], lines[i][1]).exact);
+    }
+    return c;
+}
+
+/* Every local scale of column g, another one and another super of column g + 8. */
+static void scales_of(columns *c, int i, int b, int local)
+{
+    c->local[0] = local;
+    c->local[1] = (local * 7 + 3 + b) % 16;
+    c->super[0] = supers[(b + local) % 5];
+    c->super[1] = supers[(b + local + 1 + i % 4) % 5];
+}
+
 static void test_decode(void)
 {
-    const float supers[] = {0.0f, 0x1.54p-9f, -0x1.9p-3f, 0x1p-133f, 0x1.fep100f};
     int proved = 0;
 
     for (int i = 0; i < LINES; i++) {
         float cs = lines[i][0], zp = lines[i][1];
         ccq_w2_proof proof = ccq_w2_prove(cs, zp);
-        ccq_w2_line plain = {ccq_w2_bits(cs), ccq_w2_bits(zp)};
+        columns plain = columns_of(i, 0), fixed = columns_of(i, 1);
         int bad[2][4] = {{0}};
         proved += proof.exact;
         for (int b = 0; b < 256; b++)
-            for (int local = 0; local < 16; local++)
+            for (int local = 0; local < 16; local++) {
+                scales_of(&plain, i, b, local);
+                scales_of(&fixed, i, b, local);
                 for (int form = 0; form < 4; form++) {
-                    float super = supers[(b + local) % 5];
-                    bad[0][form] += one_group(form, 0, plain, cs, zp, b, local, super);
+                    bad[0][form] += one_group(form, 0, &plain, b);
                     if (proof.exact && form != CCQ_W2_FORM_U)
-                        bad[1][form] += one_group(form, 1, proof.line, cs, zp, b, local, super);
+                        bad[1][form] += one_group(form, 1, &fixed, b);
                 }
+            }
         for (int form = 0; form < 8; form++)
             CHECK(!bad[form / 4][form % 4], "line %g %g, form %d, exact %d: %d", (double)cs,
                   (double)zp, form % 4, form / 4, bad[form / 4][form % 4]);
@@ -135,8 +201,8 @@ static void count_found(const tensors *t, int swiglu, ccq_gpu_wint2_found *found
     }
 }
 
-/* unpack(repack(x)) against the CPU's weights, bit by bit. */
-static void test_repack(uint64_t *seed, int64_t k, int64_t n, int swiglu)
+/* unpack(repack(x)) against the CPU's weights, bit by bit; `cases` of roundings and orders. */
+static void test_repack(uint64_t *seed, int64_t k, int64_t n, int swiglu, int cases)
 {
     tensors t = make_tensors(gpu, seed, k, n, 1, 0x1p-8f);
     size_t size = ccq_gpu_wint2_bytes(k, n);
@@ -152,7 +218,7 @@ static void test_repack(uint64_t *seed, int64_t k, int64_t n, int swiglu)
     CHECK(found.inexact == wanted.inexact && found.orders == wanted.orders,
           "%" PRId64 " inexact, %" PRId64 " orders", found.inexact, found.orders);
     CHECK(found.inexact > 0 && found.inexact < n / 16 && found.orders > 0, "nothing to find");
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < cases; i++) {
         int rounding = i % 3, order = i / 3, bad = 0;
         float *want = decoded(&t, rounding, order);
         REQUIRE(!ccq_gpu_fill(gpu, to, 0xff, (size_t)(k * n) * 2), "fill");
@@ -191,13 +257,15 @@ int main(int argc, char **argv)
 
     gpu = bed_open(argc, argv);
     test_halves();
-    test_maps(128, 32, 1);
-    test_maps(640, 48, 0);
-    test_maps(1536, 256, 1);
+    test_maps(128, 32, 1, 1);
+    test_maps(640, 48, 0, 1);
+    test_maps(1536, 2560, 1, 1);
+    test_real_maps();
     test_decode();
-    test_repack(&seed, 128, 48, 0);
-    test_repack(&seed, 384, 64, 1);
-    test_repack(&seed, 256, 352, 1);
+    test_repack(&seed, 128, 48, 0, 6);
+    test_repack(&seed, 384, 64, 1, 6);
+    test_repack(&seed, 256, 352, 1, 6);
+    test_repack(&seed, 1536, 2560, 1, 1);
     test_refused();
     return bed_close(gpu);
 }
