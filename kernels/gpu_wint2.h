@@ -61,6 +61,19 @@ typedef struct ccq_gpu_experts {
     void *work;
 } ccq_gpu_experts;
 
+/* What a lane has of a group of 64 rows, columns g and g + 8 of a tile. line: slope and start
+ * of the fixed point with `exact`, else the bits of code_scale and code_zp. form: CCQ_W2_FORM_*
+ * of kernels/gpu/wint2_decode.h. */
+typedef struct ccq_gpu_codes {
+    uint32_t word[2], line[2][2];
+    uint32_t locals; /* two bytes, a group's half of each by `upper` */
+    float super[2];
+    int form, exact, upper;
+} ccq_gpu_codes;
+
+/* [m][register] of its four products, bits of the local scales, scales as the form has them. */
+enum { CCQ_GPU_DECODED = 16 + 2 + 2 };
+
 struct ccq_gpu_wint2_ops {
     /* w: host structure with device arrays, as the tensors lie in a checkpoint. swiglu = 1: an
      * up_gate matrix, whose tiles of gate and up take turns. to: memory of
@@ -76,6 +89,8 @@ struct ccq_gpu_wint2_ops {
                    int64_t rows);
     /* The way that `experts` would go: FEW, WIDE or DENSE. */
     int (*way)(ccq_gpu *gpu, const ccq_gpu_experts *p);
+    /* to[count][CCQ_GPU_DECODED], by the functions that kernels decode with; for tests. */
+    int (*decode)(ccq_gpu *gpu, const ccq_gpu_codes *codes, int64_t count, uint32_t *to);
 };
 
 #ifdef __cplusplus

@@ -56,10 +56,19 @@ static int unpack(ccq_gpu *gpu, const ccq_gpu_matrix *matrix, int swiglu, int ro
     return CCQ_GPU_OK;
 }
 
+static int decode(ccq_gpu *gpu, const ccq_gpu_codes *codes, int64_t count, uint32_t *to)
+{
+    (void)gpu;
+    for (int64_t i = 0; i < count; i++)
+        ccq_w2_decode_codes(codes + i, to + i * CCQ_GPU_DECODED);
+    return CCQ_GPU_OK;
+}
+
 const ccq_gpu_wint2_ops ccq_gpu_wint2_host = {
     .repack = repack,
     .unpack = unpack,
     .experts = ccq_gpu_wint2_host_experts,
     .work = ccq_gpu_wint2_host_work,
     .way = ccq_gpu_wint2_host_way,
+    .decode = decode,
 };

@@ -184,6 +184,59 @@ static void test_decode(void)
     }
 }
 
+/* The device's registers, local scales and scales for every byte and local scale are the bits
+ * that the same functions give on the host. */
+static void test_device_decode(int line, int form, int exact)
+{
+    enum { CASES = 256 * 16 };
+    ccq_gpu_codes *codes = calloc(CASES, sizeof *codes);
+    uint32_t *got = malloc(CASES * CCQ_GPU_DECODED * sizeof *got), want[CCQ_GPU_DECODED];
+    columns c = columns_of(line, exact);
+    void *from, *to;
+    int bad = 0;
+
+    for (int i = 0; i < CASES; i++) {
+        int b = i / 16, upper = (b ^ i) & 1;
+        scales_of(&c, line, b, i % 16);
+        codes[i].word[0] = (uint32_t)b * 0x00010001u | (uint32_t)(255 - b) * 0x01000100u;
+        codes[i].word[1] = ~codes[i].word[0];
+        codes[i].locals = (uint32_t)(c.local[0] | c.local[1] << 8) << (upper ? 0 : 4);
+        codes[i].form = form;
+        codes[i].exact = exact;
+        codes[i].upper = upper;
+        for (int u = 0; u < 2; u++) {
+            codes[i].line[u][0] = c.line[u].slope;
+            codes[i].line[u][1] = c.line[u].start;
+            codes[i].super[u] = c.super[u];
+        }
+    }
+    memset(got, 0xff, CASES * sizeof want);
+    from = on_device(gpu, codes, CASES * sizeof *codes);
+    to = on_device(gpu, got, CASES * sizeof want);
+    REQUIRE(!ccq_gpu_wint2(gpu)->decode(gpu, from, CASES, to), "%s", ccq_gpu_error(gpu));
+    from_device(gpu, got, to, CASES * sizeof want);
+    for (int i = 0; i < CASES; i++) {
+        ccq_w2_decode_codes(codes + i, want);
+        bad += memcmp(got + i * CCQ_GPU_DECODED, want, sizeof want) != 0;
+        bad += want[16] != ccq_w2_bits((float)(i % 16));
+    }
+    CHECK(!bad, "line %d, form %d, exact %d: %d of %d groups", line, form, exact, bad, CASES);
+    ccq_gpu_free(gpu, from);
+    ccq_gpu_free(gpu, to);
+    free(got);
+    free(codes);
+}
+
+static void test_device(void)
+{
+    for (int line = 0; line < LINES; line++)
+        for (int form = 0; form < 4; form++) {
+            test_device_decode(line, form, 0);
+            if (form != CCQ_W2_FORM_U && ccq_w2_prove(lines[line][0], lines[line][1]).exact)
+                test_device_decode(line, form, 1);
+        }
+}
+
 /* ---- Matrices ------------------------------------------------------------ */
 
 static void count_found(const tensors *t, int swiglu, ccq_gpu_wint2_found *found)
@@ -262,6 +315,7 @@ int main(int argc, char **argv)
     test_maps(1536, 2560, 1, 1);
     test_real_maps();
     test_decode();
+    test_device();
     test_repack(&seed, 128, 48, 0, 6);
     test_repack(&seed, 384, 64, 1, 6);
     test_repack(&seed, 256, 352, 1, 6);

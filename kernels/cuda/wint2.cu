@@ -83,8 +83,22 @@ static int unpack(ccq_gpu *gpu, const ccq_gpu_matrix *matrix, int swiglu, int ro
     return ccq_cuda_launched(gpu, "weights of a wint2 matrix");
 }
 
+static __global__ void decode_codes(const ccq_gpu_codes *codes, int64_t count, uint32_t *to)
+{
+    int64_t i = thread_number();
+    if (i < count)
+        ccq_w2_decode_codes(codes + i, to + i * CCQ_GPU_DECODED);
+}
+
+static int decode(ccq_gpu *gpu, const ccq_gpu_codes *codes, int64_t count, uint32_t *to)
+{
+    decode_codes<<<blocks_of(count, THREADS), THREADS, 0, ccq_cuda_stream(gpu)>>>(codes, count,
+                                                                                 to);
+    return ccq_cuda_launched(gpu, "decoded wint2 codes");
+}
+
 /* In the order of ccq_gpu_wint2_ops. */
 extern "C" const ccq_gpu_wint2_ops ccq_gpu_wint2_cuda = {
     repack, unpack, ccq_gpu_wint2_cuda_experts, ccq_gpu_wint2_cuda_work,
-    ccq_gpu_wint2_cuda_way,
+    ccq_gpu_wint2_cuda_way, decode,
 };

@@ -92,6 +92,25 @@ static inline CCQ_HD ccq_w2_line ccq_w2_line_of(const ccq_gpu_matrix *m, int64_t
     return line;
 }
 
+static inline CCQ_HD void ccq_w2_decode_codes(const ccq_gpu_codes *c, uint32_t *to)
+{
+    ccq_w2_line line[2];
+    uint32_t scale[2], a[4][4];
+    int u, i;
+
+    for (u = 0; u < 2; u++) {
+        float local = ccq_w2_local(c->locals, u, c->upper);
+        line[u].slope = c->line[u][0];
+        line[u].start = c->line[u][1];
+        scale[u] = ccq_w2_scale(c->form, local, c->super[u]);
+        to[16 + u] = ccq_w2_bits(local);
+        to[18 + u] = scale[u];
+    }
+    ccq_w2_group(c->form, c->exact, c->word, line, scale, a);
+    for (i = 0; i < 16; i++)
+        to[i] = a[i / 4][i % 4];
+}
+
 static inline CCQ_HD int32_t ccq_w2_word_of(const ccq_gpu_matrix *m, int64_t p, int byte,
                                             int rounding)
 {
