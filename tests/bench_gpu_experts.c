@@ -8,7 +8,7 @@ static const shape shapes[] = {
 };
 static const shape small = {"small", 256, 128, 4, 2};
 /* The last one is for the dequantized way, which a device goes by itself from 1000 rows an
- * expert on. */
+ * expert on; not skewed. */
 static const int64_t batches[] = {1, 4, 16, 32, 64, 128, 256, 1024, 4096, 16384};
 enum { BATCHES = sizeof batches / sizeof *batches, SMALL_BATCHES = 2, TOGETHER = 16 };
 enum { FEW_MOST = 1024, WIDE_LEAST = 128, DENSE_LEAST = 1024 }; /* batches that are tried */
@@ -190,13 +190,17 @@ static void measure_batch(bench *b, layer *l, int skewed)
 static void measure_layer(bench *b, const shape *s, int count)
 {
     layer *l = malloc(sizeof *l);
+    uint64_t room = 0;
     REQUIRE(l, "out of memory");
+    GPU(b, ccq_gpu_room(b->gpu, &room));
+    for (; count > 1 && layer_bytes(b, l, s, batches[count - 1]) > 0.95 * (double)room; count--)
+        say(b, "%s: no memory for batch %d\n", s->name, (int)batches[count - 1]);
     layer_make(b, l, s, batches[count - 1]);
     say(b, "%s: %d routings take turns over %d copies of the layer: %.0f MB at least between two "
            "uses of a weight, wanted 4 L2 = %.0f MB; gather is part of experts\n",
         s->name, l->turns, l->copies, l->reuse_bytes / 1e6, l->want_bytes / 1e6);
     for (int i = 0; i < count; i++)
-        for (int skewed = 0; skewed < 2; skewed++) {
+        for (int skewed = 0; skewed < (i < BATCHES - 1 ? 2 : 1); skewed++) {
             l->batch = batches[i];
             measure_batch(b, l, skewed);
         }

@@ -84,6 +84,22 @@ static double *chances(double *to, int64_t experts, int skewed)
     return to;
 }
 
+static size_t work_bytes(const bench *b, const shape *s, int64_t rows)
+{
+    return ccq_gpu_wint2(b->gpu)->work(b->gpu, s->experts, s->hidden, s->inter, rows) +
+           ccq_w2_dense_bytes(s->hidden, s->inter);
+}
+
+double layer_bytes(const bench *b, layer *l, const shape *s, int64_t most)
+{
+    *l = (layer){.s = s};
+    plan_turns(b, l);
+    return 1.05 * l->copies * (double)s->experts * l->expert_bytes +
+           (double)work_bytes(b, s, most * s->k) +
+           (double)(most * (s->k + 2) * s->hidden) * sizeof(float) +
+           (double)(most * s->k * (3 * l->turns + 4)) * sizeof(int32_t);
+}
+
 void layer_make(bench *b, layer *l, const shape *s, int64_t most)
 {
     const size_t rows = (size_t)(most * s->k), h = (size_t)s->hidden;
@@ -98,9 +114,7 @@ void layer_make(bench *b, layer *l, const shape *s, int64_t most)
     l->y = take(b, rows * h * sizeof(float));
     l->t = take(b, (size_t)most * h * sizeof(float));
     l->weights = random_floats(b, rows);
-    l->work = take(b, ccq_gpu_wint2(b->gpu)->work(b->gpu, s->experts, s->hidden, s->inter,
-                                                  (int64_t)rows) +
-                          ccq_w2_dense_bytes(s->hidden, s->inter));
+    l->work = take(b, work_bytes(b, s, (int64_t)rows));
     l->router = random_floats(b, h * (size_t)s->experts);
     l->bias = random_floats(b, (size_t)s->experts);
     l->router_weights = take(b, rows * sizeof(float));

@@ -42,6 +42,8 @@ typedef struct layer {
     int rounding, way;
 } layer;
 
+/* Bytes of the device's memory that layer_make takes, about. */
+double layer_bytes(const bench *b, layer *l, const shape *s, int64_t most);
 /* For batches up to most. */
 void layer_make(bench *b, layer *l, const shape *s, int64_t most);
 void layer_free(bench *b, layer *l);
