@@ -268,12 +268,13 @@ ccq_code ccq_dir_list(const char *dir, char ***names, size_t *count, ccq_error *
 
 ccq_code ccq_real_list(const char *dir, char ***names, size_t *count, ccq_error *err)
 {
-    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
-    if (!d && fd >= 0) {
-        int bad = errno;
-        close(fd);
-        errno = bad;
+    struct stat named, opened;
+    DIR *d = opendir(dir);
+    if (d && (lstat(dir, &named) != 0 || fstat(dirfd(d), &opened) != 0 ||
+              named.st_dev != opened.st_dev || named.st_ino != opened.st_ino)) {
+        closedir(d);
+        d = NULL;
+        errno = ENOTDIR;
     }
     return list(d, dir, names, count, err);
 }

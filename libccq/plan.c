@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* What the file system needs beyond the files themselves. */
 static const uint64_t spare_bytes = 64u << 20;
@@ -229,23 +230,32 @@ static ccq_code check_output(const ccq_plan *plan, ccq_error *err)
     return ccq_stage_check(plan->output, &o, err);
 }
 
-/* A shard may be a link: what it points to must not lie where the output goes. */
-static ccq_code check_shards(const ccq_plan *plan, const ccq_source *src, ccq_error *err)
+/* Any file of the input may be a link, or its rank directory: what that points to must not
+ * lie where the output goes. */
+static ccq_code check_file(const ccq_plan *plan, const char *dir, const char *name, ccq_error *err)
 {
-    ccq_code code = CCQ_OK;
+    struct stat st;
+    char shown[300], out[300], *path = ccq_path_join(dir, name);
+    ccq_code code = path ? CCQ_OK : no_memory(err);
+    if (!code && stat(path, &st) == 0 && S_ISREG(st.st_mode) &&
+        ccq_path_inside(path, plan->output))
+        code = ccq_fail(err, CCQ_USAGE, "%s: is a link into the output %s",
+                        ccq_escape(shown, sizeof shown, path, strlen(path)),
+                        ccq_escape(out, sizeof out, plan->output, strlen(plan->output)));
+    free(path);
+    return code;
+}
+
+static ccq_code check_files(const ccq_plan *plan, const ccq_source *src, ccq_error *err)
+{
+    char **names = NULL;
+    size_t count = 0;
+    ccq_code code = ccq_dir_list(src->dir, &names, &count, err);
+    for (size_t i = 0; i < count && !code; i++)
+        code = check_file(plan, src->dir, names[i], err);
+    ccq_names_free(names, count);
     for (int r = 0; src->rank && r < src->ranks && !code; r++)
-        code = check_shards(plan, src->rank[r], err);
-    if (src->rank)
-        return code;
-    for (size_t i = 0; src->files && i < ccq_checkpoint_shards(src->files) && !code; i++) {
-        const char *name = ccq_checkpoint_shard(src->files, i)->name;
-        char *path = ccq_path_join(src->dir, name);
-        if (!path)
-            return no_memory(err);
-        if (ccq_path_inside(path, plan->output))
-            code = ccq_fail(err, CCQ_USAGE, "%s: is a link into the output %s", path, plan->output);
-        free(path);
-    }
+        code = check_files(plan, src->rank[r], err);
     return code;
 }
 
@@ -257,7 +267,7 @@ static ccq_code check_paths(const ccq_plan *plan, ccq_error *err)
     if (ccq_path_inside(plan->src->dir, plan->output))
         return ccq_fail(err, CCQ_USAGE, "%s: the input directory is inside the output",
                         plan->output);
-    return check_shards(plan, plan->src, err);
+    return check_files(plan, plan->src, err);
 }
 
 static ccq_code check_space(ccq_plan *plan, ccq_error *err)

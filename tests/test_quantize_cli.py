@@ -457,6 +457,26 @@ class Refusals(Case):
         os.unlink(self.out / "bf16.safetensors")
         self.assertEqual(digest(self.out), before)
 
+    def test_any_file_that_links_into_the_output(self):
+        """So would the rest of it go: what is carried, the index, config.json itself."""
+        first = self.model()
+        (first / "merges.txt").write_text("a b")
+        self.run_tool("-q", "--effort=fast", first, self.out)
+        names = {name: "model.safetensors" for name, _, _ in shapes(CONFIG)}
+        (self.out / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+        before = digest(self.out)
+        for i, name in enumerate(["config.json", "merges.txt", "model.safetensors.index.json",
+                                  "ccq_recipe.json"]):
+            model = write_model(self.tmp / f"links{i}")
+            (model / name).unlink(missing_ok=True)
+            (model / name).symlink_to(pathlib.Path("..") / "hop" / name)
+            if not (self.tmp / "hop").exists():
+                (self.tmp / "hop").symlink_to(self.out)
+            with self.subTest(name=name):
+                p = self.run_tool("-q", "--effort=fast", "--overwrite", model, self.out, code=64)
+                self.assertIn(name + ": is a link into the output", p.stderr)
+                self.assertEqual(digest(self.out), before)
+
     def test_two_rope_thetas(self):
         """Readers differ in which one they take."""
         nested = {"rope_theta": 10000.0, "rope_type": "default"}
@@ -660,6 +680,26 @@ class Output(Case):
         self.run_tool("-q", "--effort=fast", "--overwrite", model, self.out)
         self.assertFalse((self.out / "added_tokens.json").exists())
         self.assertTrue((self.out / "notes-of-mine.log").exists())
+
+    def test_nothing_is_followed_out_of_the_output(self):
+        """A work directory that leads elsewhere is none."""
+        model, precious = self.model(), self.tmp / "precious"
+        for kept in precious / "thesis.txt", precious / "stage" / "config.json":
+            kept.parent.mkdir(exist_ok=True)
+            kept.write_text("years of work")
+        for name in ".ccq", ".ccq/stage", ".ccq/stage/":
+            self.out.mkdir()
+            place = self.out / name
+            place.parent.mkdir(exist_ok=True)
+            place.write_text("x") if name.endswith("/") else place.symlink_to("../" * (
+                1 + name.count("/")) + "precious")
+            for more in [], ["--overwrite"], ["--resume"], ["--rank=0", "--world=2"], ["--finalize"]:
+                with self.subTest(name=name, more=more):
+                    p = self.run_tool("-q", "--effort=fast", *more, model, self.out, code=73)
+                    self.assertIn("where a directory is to be", p.stderr)
+            self.assertEqual(sorted(p.name for p in precious.rglob("*")),
+                             ["config.json", "stage", "thesis.txt"])
+            shutil.rmtree(self.out)
 
     def test_overwrite_needs_a_checkpoint(self):
         self.out.mkdir()
