@@ -61,14 +61,20 @@ ccq_code ccq_lock_take(ccq_lock *lock, const char *path, const char *what, ccq_e
     return CCQ_OK;
 }
 
-int ccq_lock_held(const char *path)
+ccq_code ccq_lock_look(const char *path, const char *what, ccq_error *err)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0)
-        return 0;
+        return CCQ_OK;
     int is = flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    ccq_code code = is ? held(fd, path, what, err) : CCQ_OK;
     close(fd);
-    return is;
+    return code;
+}
+
+int ccq_lock_held(const char *path)
+{
+    return ccq_lock_look(path, "", NULL) != CCQ_OK;
 }
 
 void ccq_lock_drop(ccq_lock *lock)

@@ -15,6 +15,8 @@ typedef struct ccq_lock {
 ccq_code ccq_lock_take(ccq_lock *lock, const char *path, const char *what, ccq_error *err);
 /* Is it held by somebody else? A lock of this process counts as such. */
 int ccq_lock_held(const char *path);
+/* The same with the words of ccq_lock_take: CREATE. */
+ccq_code ccq_lock_look(const char *path, const char *what, ccq_error *err);
 /* The file stays. Safe when not taken. */
 void ccq_lock_drop(ccq_lock *lock);
 

@@ -48,6 +48,8 @@ typedef enum ccq_found {
 ccq_code ccq_stage_look(const char *out, const ccq_stage_options *o, ccq_found *f,
                         ccq_error *err);
 int ccq_is_there(const char *dir, const char *name);
+/* CREATE when ccq_stage_open would meet a lock in OUT/.ccq. */
+ccq_code ccq_stage_unlocked(const char *out, const ccq_stage_options *o, ccq_error *err);
 
 ccq_code ccq_stage_no_memory(ccq_error *err);
 /* Length of the "rankN" in "rankN/NAME" when NAME is a plain file name; else 0. */

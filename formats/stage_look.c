@@ -86,6 +86,13 @@ static ccq_code leftover(const char *out, const char *what, ccq_error *err)
                          "%s: --resume goes on with it, --overwrite begins anew", what);
 }
 
+static ccq_code without_journal(const char *out, ccq_error *err)
+{
+    return ccq_fail_file(err, CCQ_EXISTS, out,
+                         "holds an unfinished job without its journal, which cannot go on: start "
+                         "it with --overwrite, or remove the .ccq in it and start it anew");
+}
+
 /* Of one with it. */
 static ccq_code check_with(const char *out, const char *work, const ccq_stage_options *o,
                            ccq_found *f, ccq_error *err)
@@ -100,8 +107,7 @@ static ccq_code check_with(const char *out, const char *work, const ccq_stage_op
         return CCQ_OK;
     *f = CCQ_FOUND_CONTINUE;
     if (planned && (o->resume || o->finalize))
-        return journals ? CCQ_OK
-                        : leftover(out, "holds an unfinished job without its journal", err);
+        return journals ? CCQ_OK : without_journal(out, err);
     *f = CCQ_FOUND_JOIN;
     if (shared && !foreign && (planned || !o->resume))
         return planned ? CCQ_OK : ccq_old_check(out, o->overwrite, 1, err);
@@ -134,7 +140,9 @@ ccq_code ccq_stage_look(const char *out, const ccq_stage_options *o, ccq_found *
 ccq_code ccq_stage_check(const char *out_dir, const ccq_stage_options *options, ccq_error *err)
 {
     ccq_found f;
-    return ccq_stage_look(out_dir, options, &f, err);
+    ccq_code code = ccq_stage_look(out_dir, options, &f, err);
+    int working = f == CCQ_FOUND_ANEW || f == CCQ_FOUND_CONTINUE || f == CCQ_FOUND_JOIN;
+    return code || !working ? code : ccq_stage_unlocked(out_dir, options, err);
 }
 
 /* Bytes on disk of the files in a directory, and in the rank directories inside it. */

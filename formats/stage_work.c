@@ -94,13 +94,37 @@ static ccq_code check_others(const ccq_stage *s, const char *own, ccq_error *err
     return code;
 }
 
+static void own_lock(const ccq_stage *s, char name[48])
+{
+    if (s->finalize)
+        snprintf(name, 48, "lock.commit");
+    else
+        snprintf(name, 48, "lock.%d-of-%d", s->rank, s->world);
+}
+
+ccq_code ccq_stage_unlocked(const char *out, const ccq_stage_options *o, ccq_error *err)
+{
+    char name[48];
+    ccq_stage s = {.out = strdup(out), .work = ccq_path_join(out, CCQ_WORK),
+                   .world = o->world > 1 ? o->world : 1, .rank = o->world > 1 ? o->rank : 0,
+                   .finalize = o->finalize};
+    own_lock(&s, name);
+    char *path = s.work ? ccq_stage_path(&s, name) : NULL;
+    ccq_code code = s.out && path ? CCQ_OK : ccq_stage_no_memory(err);
+    if (!code)
+        code = ccq_lock_look(path, "is writing here", err);
+    if (!code && !s.finalize)
+        code = check_others(&s, name, err);
+    free(path);
+    free(s.work);
+    free(s.out);
+    return code;
+}
+
 static ccq_code take_lock(ccq_stage *s, const ccq_stage_options *o, ccq_error *err)
 {
     char name[48];
-    if (s->finalize)
-        snprintf(name, sizeof name, "lock.commit");
-    else
-        snprintf(name, sizeof name, "lock.%d-of-%d", s->rank, s->world);
+    own_lock(s, name);
     char *path = ccq_stage_path(s, name);
     ccq_code code = path ? ccq_lock_take(&s->lock, path, "is writing here", err)
                          : ccq_stage_no_memory(err);

@@ -115,12 +115,6 @@ static void sum_up(const ccq_job *j, ccq_quantize_result *r)
 
 static ccq_code start(ccq_job *j, ccq_error *err)
 {
-    const ccq_calibration *c = &j->plan->options.calibration;
-    if (j->plan->options.world > 1 &&
-        (c->kind == CCQ_CALIBRATE_TOKENS || c->kind == CCQ_CALIBRATE_RANDOM))
-        return ccq_fail(err, CCQ_USAGE,
-                        "calibration is the work of one process: make statistics first "
-                        "(--save-stats), then use them (--stats)");
     j->side = calloc(j->plan->carries + 1, sizeof *j->side);
     if (!j->side)
         return ccq_job_no_memory(err);

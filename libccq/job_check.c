@@ -103,6 +103,17 @@ static ccq_code compare(void *ctx, size_t tensor, uint64_t offset, const void *d
     return code;
 }
 
+/* Is everything there that the action is stored as? */
+static ccq_code look(check *c, const ccq_action *a, ccq_error *err)
+{
+    const ccq_tensor *t;
+    ccq_code code = CCQ_OK;
+    for (size_t r = 0; r < (size_t)c->plan->ranks && !code; r++)
+        for (int i = 0; i < a->tensors && !code; i++)
+            code = find(c, r, ccq_layout_at(c->plan->layout, a->tensor[i]), &t, err);
+    return code;
+}
+
 static ccq_code work(ccq_job *j, const ccq_action *a, ccq_error *err)
 {
     size_t ranks = (size_t)j->plan->ranks;
@@ -137,8 +148,11 @@ ccq_code ccq_check_tensor(const ccq_plan *plan, const ccq_quantize_run_options *
                         "check-tensor: a calibrated tensor depends on those before it");
     check c = {plan, calloc((size_t)plan->ranks, sizeof *c.ck), malloc(BLOCK), result};
     ccq_job j = {.plan = plan, .put = compare, .put_ctx = &c};
-    ccq_job_wrap(&j, run);
-    ccq_code code = c.ck && c.block ? work(&j, &plan->action[i], err) : ccq_job_no_memory(err);
+    ccq_code code = c.ck && c.block ? look(&c, &plan->action[i], err) : ccq_job_no_memory(err);
+    if (!code && run) {
+        ccq_job_wrap(&j, run);
+        code = work(&j, &plan->action[i], err);
+    }
     for (int r = 0; c.ck && r < plan->ranks; r++)
         ccq_checkpoint_close(c.ck[r]);
     free(c.ck);

@@ -112,6 +112,11 @@ ccq_code ccq_policy_resolve(ccq_quantize_options *o, const ccq_source *src, ccq_
                         name);
     if (o->effort == CCQ_EFFORT_BEST && !o->calibration.kind)
         o->calibration.kind = CCQ_CALIBRATE_RANDOM;
+    if (o->world > 1 && (o->calibration.kind == CCQ_CALIBRATE_TOKENS ||
+                         o->calibration.kind == CCQ_CALIBRATE_RANDOM))
+        return ccq_fail(err, CCQ_USAGE,
+                        "calibration is the work of one process: make statistics first "
+                        "(--save-stats), then use them (--stats)");
     if (o->calibration.kind && (code = ccq_calibration_resolve(o, src, err)))
         return code;
     if (has_w4w2(o->scheme))

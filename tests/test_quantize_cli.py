@@ -352,6 +352,50 @@ class Sizes(Case):
         self.refuse(74, "-q", sparse, self.out, says="are free")
 
 
+class DryRun(Case):
+    """Its exit codes are the job's own, but for too little space."""
+
+    def both(self, code, *args, says=()):
+        for more in ["--dry-run"], []:
+            with self.subTest(args=args, more=more):
+                self.refuse(code, "-q", "--effort=fast", *more, *args, says=says)
+
+    def test_codes(self):
+        model = self.model()
+        rank = ["--rank=0", "--world=2"]
+        self.both(64, *rank, "--calibration=random", model, self.out, says="one process")
+        self.both(64, "--finalize", "--world=2", "--calibration=random", model, self.out,
+                  says="one process")
+        self.both(64, "--mem-limit=1K", model, self.out, says="--mem-limit: 1000 bytes")
+        self.both(66, "--check-tensor=ernie.norm.weight", model, self.out, says="out")
+        self.both(64, "--check-tensor=ernie.none", model, self.out, says="ernie.none")
+        self.both(73, "--resume", model, self.out)
+        self.both(75, "--finalize", model, self.out)
+
+    def test_statistics_alone(self):
+        """One process, at once, and for real: what else is asked for would be ignored."""
+        model, stats = self.model(), self.tmp / "stats"
+        few = ["--calibration=random:128", "--calibration-window=64", "--save-stats", stats]
+        for more in (["--rank=0", "--world=2"], ["--world=2", "--finalize"], ["--finalize"],
+                     ["--resume"], ["--overwrite"], ["--dry-run"], ["--check-tensor=ernie.norm.weight"]):
+            with self.subTest(more=more):
+                self.refuse(64, *few, *more, model, says="no OUTPUT")
+                self.assertFalse(stats.exists())
+        self.run_tool("-q", *few, "--rank=0", "--world=1", model)
+
+    def test_check_tensor(self):
+        model = self.model()
+        self.run_tool("-q", "--effort=fast", model, self.out)
+        before = digest(self.out)
+        for more in ["--dry-run"], []:
+            p = self.run_tool("--check-tensor=ernie.norm.weight", *more, model, self.out)
+            self.assertEqual("the same" in p.stdout, not more)
+        os.unlink(self.out / "model.safetensors")
+        for more in ["--dry-run"], []:
+            self.run_tool("--check-tensor=ernie.norm.weight", *more, model, self.out, code=65)
+        self.assertNotEqual(digest(self.out), before)
+
+
 class Refusals(Case):
     def test_options(self):
         model = self.model()

@@ -350,8 +350,11 @@ static int check_memory(const cli *c, const settings *s, const report *r)
     return s->mem_limit ? CLI_USAGE : CLI_UNAVAILABLE;
 }
 
-static int dry_run(const cli *c, const report *r)
+static int dry_run(const cli *c, const report *r, const char *check)
 {
+    int status = check ? job_check_tensor(c, r->plan, NULL, check) : CLI_OK;
+    if (status != CLI_OK)
+        return status;
     report_header(r);
     if (!r->plan->fits)
         cli_note(c, "warning: %llu bytes and 64 MiB to spare are needed, %llu are free",
@@ -458,6 +461,18 @@ static int use_recipe(const cli *c, settings *s)
     return CLI_OK;
 }
 
+/* Without OUTPUT: at once, and by one process. */
+static int check_alone(const cli *c, const settings *s)
+{
+    const ccq_quantize_options *o = &s->quantize;
+    if (s->output || !(o->world > 1 || o->finalize || o->resume || o->overwrite || s->dry_run ||
+                       s->job.check_tensor))
+        return CLI_OK;
+    cli_error(c, "statistics alone (no OUTPUT) are gathered at once and by one process: no --rank "
+                 "and --world, --finalize, --resume, --overwrite, --dry-run or --check-tensor");
+    return CLI_USAGE;
+}
+
 /* Nothing that is read is written to. */
 static int check_files(const cli *c, const settings *s)
 {
@@ -531,8 +546,8 @@ static int quantize(const cli *c, settings *s)
                 .mem_limit = memory_limit(s), .terminal = isatty(STDERR_FILENO),
                 .begin = report_now()};
     status = check_memory(c, s, &r);
-    if (s->dry_run)
-        status = dry_run(c, &r);
+    if (status == CLI_OK && s->dry_run)
+        status = dry_run(c, &r, s->job.check_tensor);
     else if (status == CLI_OK)
         status = on_device(c, &r, pool, &ops, s->job.check_tensor);
 done:
@@ -559,7 +574,9 @@ int main(int argc, char **argv)
              options, argc, argv);
     job_defaults(&s.job);
     if (read_arguments(&c, &s, &status) == CLI_END) {
-        status = job_resolve(&c, &s.job, &s.quantize) ? CLI_USAGE : check_files(&c, &s);
+        status = job_resolve(&c, &s.job, &s.quantize) ? CLI_USAGE : check_alone(&c, &s);
+        if (status == CLI_OK)
+            status = check_files(&c, &s);
         if (status == CLI_OK)
             status = use_recipe(&c, &s);
         if (status == CLI_OK)

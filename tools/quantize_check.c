@@ -59,6 +59,8 @@ int job_check_tensor(const cli *c, const ccq_plan *plan, const ccq_quantize_run_
     }
     if (ccq_check_tensor(plan, run, name, t, &err)) {
         status = cli_fail(c, &err);
+    } else if (!run) {
+        status = CLI_OK;
     } else if (c->json && print_json(t, name)) {
         cli_error(c, "out of memory");
     } else {

@@ -40,7 +40,7 @@ void job_tell_resume(const cli *c, const ccq_quantize_options *o, const char *ou
 int job_verify(const cli *c, const ccq_quantize_options *o, const char *output,
                ccq_verify_result *found);
 
-/* --check-tensor: its exit status; the answer is on stdout. */
+/* --check-tensor: its exit status; the answer is on stdout. run NULL: could it be done? */
 int job_check_tensor(const cli *c, const ccq_plan *plan, const ccq_quantize_run_options *run,
                      const char *name);
 
