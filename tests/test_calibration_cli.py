@@ -155,6 +155,18 @@ class Statistics(Calibration):
         self.refuse(65, "--recipe", recipe, "--stats", other, MICRO, self.out, says="recipe")
 
 
+    def test_options_that_the_file_decides(self):
+        """Taken where they say the same, refused where they would do nothing."""
+        for held, other in ("expert", "layer"), ("layer", "expert"):
+            path = self.gather(held, "--calibration-h", held)
+            for more in [], ["--dry-run"]:
+                self.refuse(64, *more, "--stats", path, "--calibration-h", other, MICRO, self.out,
+                            says=[f"--calibration-h {other}", f"by {held}"])
+            self.run_tool("-q", "--dry-run", "--stats", path, "--calibration-h", held, MICRO,
+                          self.out)
+        for more in "--calibration-tokens=64", "--calibration-window=64", "--calibration-seed=1":
+            self.refuse(64, "--stats", path, more, MICRO, self.out, says="not for --stats")
+
     def test_no_input_is_written_over(self):
         """Nor anything in a model, by whatever path: refused before a token runs."""
         few = ["-q", "--calibration-tokens", "128", "--calibration-window", "64"]

@@ -530,7 +530,8 @@ static int quantize(const cli *c, settings *s)
         status = fail_plan(c, plan, &err);
         goto done;
     }
-    if (s->job.no_symlinks && ccq_plan_no_links(plan, &err)) {
+    if (calibration_agrees(&s->calibration, &plan->options.calibration, &err) ||
+        (s->job.no_symlinks && ccq_plan_no_links(plan, &err))) {
         status = cli_fail(c, &err);
         goto done;
     }

@@ -36,7 +36,7 @@ int calibration_take(cli *c, calibration *k)
     else if (cli_is(c, "calibration-seed"))
         rc = cli_int(c, 0, INT64_MAX, &k->seed);
     else if (cli_is(c, "calibration-h"))
-        rc = cli_choice(c, NULL, &k->shared);
+        rc = cli_choice(c, NULL, &k->shared), k->h_given = 1;
     else if (cli_is(c, "save-stats"))
         rc = (k->save = c->value, 0);
     else if (cli_is(c, "stats"))
@@ -76,6 +76,10 @@ ccq_code calibration_load(calibration *k, const ccq_source *src, ccq_quantize_op
 
     if (k->stats && k->from)
         return ccq_fail(err, CCQ_USAGE, "--stats and --calibration: one or the other");
+    if (k->stats && (k->tokens || k->window || k->seed))
+        return ccq_fail(err, CCQ_USAGE,
+                        "--calibration-tokens, -window and -seed are not for --stats, where they "
+                        "are what they were when that file was made");
     if (k->from)
         to->kind = strcmp(k->from, RANDOM) ? CCQ_CALIBRATE_TOKENS : CCQ_CALIBRATE_RANDOM;
     if (k->stats)
@@ -100,6 +104,18 @@ ccq_code calibration_load(calibration *k, const ccq_source *src, ccq_quantize_op
     return to->kind == CCQ_CALIBRATE_TOKENS || to->kind == CCQ_CALIBRATE_RANDOM
                ? read_tokens(k, src, to, err)
                : CCQ_OK;
+}
+
+ccq_code calibration_agrees(const calibration *k, const ccq_calibration *resolved, ccq_error *err)
+{
+    char shown[300];
+
+    if (!k->stats || !k->h_given || k->shared == resolved->shared)
+        return CCQ_OK;
+    return ccq_fail(err, CCQ_USAGE, "--calibration-h %s: %s holds statistics by %s",
+                    k->shared ? "layer" : "expert",
+                    ccq_escape(shown, sizeof shown, k->stats, strlen(k->stats)),
+                    resolved->shared ? "layer" : "expert");
 }
 
 void calibration_free(calibration *k)

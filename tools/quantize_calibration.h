@@ -25,7 +25,7 @@
 typedef struct calibration {
     const char *from, *save, *stats;
     int64_t tokens, window, seed;
-    int shared;
+    int shared, h_given;
     int given; /* some option was */
     int32_t *ids;
 } calibration;
@@ -37,6 +37,9 @@ const char *calibration_file(const calibration *k);
 /* Fills what the options say, and reads tokens. */
 ccq_code calibration_load(calibration *k, const ccq_source *src, ccq_quantize_options *o,
                           ccq_error *err);
+/* USAGE: a plan's calibration, which a file of statistics describes, is not what was asked
+ * for. */
+ccq_code calibration_agrees(const calibration *k, const ccq_calibration *resolved, ccq_error *err);
 void calibration_free(calibration *k);
 /* --save-stats without OUTPUT: the exit status. run: pool, ops and cancelled. */
 int calibration_gather(const cli *c, const ccq_source *src, const ccq_quantize_options *o,
