@@ -35,6 +35,11 @@ int ccq_stage_moved(const ccq_stage *s)
     return s->moved;
 }
 
+int ccq_stage_planned(const ccq_stage *s)
+{
+    return s->planned;
+}
+
 const char *ccq_stage_work(const ccq_stage *s)
 {
     return s->work;
@@ -65,12 +70,32 @@ char *ccq_stage_directory(const char *base, const char *name)
     return ccq_path_join(base, rank);
 }
 
+ccq_code ccq_stage_real(const char *path, ccq_error *err)
+{
+    struct stat st;
+    return lstat(path, &st) != 0 || S_ISDIR(st.st_mode)
+               ? CCQ_OK
+               : ccq_fail_file(err, CCQ_CREATE, path,
+                               "%s where a directory is to be: nothing behind it is touched",
+                               S_ISLNK(st.st_mode) ? "a link" : "a file");
+}
+
+ccq_code ccq_stage_mkdir(const char *path, int *made, ccq_error *err)
+{
+    *made = mkdir(path, 0777) == 0;
+    if (*made)
+        return CCQ_OK;
+    return errno == EEXIST ? ccq_stage_real(path, err)
+                           : ccq_fail_errno(err, CCQ_CREATE, path, "cannot create", errno);
+}
+
 ccq_code ccq_stage_make_directory(const char *base, const char *name, ccq_error *err)
 {
     char *path = ccq_stage_directory(base, name);
+    int made;
     ccq_code code = path ? CCQ_OK : ccq_stage_no_memory(err);
-    if (!code && ccq_stage_rank_part(name) && mkdir(path, 0777) != 0 && errno != EEXIST)
-        code = ccq_fail_errno(err, CCQ_CREATE, path, "cannot create", errno);
+    if (!code && ccq_stage_rank_part(name))
+        code = ccq_stage_mkdir(path, &made, err);
     free(path);
     return code;
 }

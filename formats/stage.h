@@ -30,7 +30,7 @@ typedef struct ccq_stage_options {
 enum {
     CCQ_STAGE_NEW,       /* nothing has been done */
     CCQ_STAGE_CONTINUED, /* there may be journals and staged files */
-    CCQ_STAGE_FINISHED   /* --resume of a job that is in place: only debris was left */
+    CCQ_STAGE_FINISHED   /* resume or finalize of what is in place: only debris is left */
 };
 
 /* Would ccq_stage_open take it? The same codes, without creating anything. */
@@ -46,6 +46,8 @@ ccq_code ccq_stage_open(ccq_stage **stage, const char *out_dir, const ccq_stage_
 int ccq_stage_state(const ccq_stage *stage); /* CCQ_STAGE_* */
 /* 1: "mtime" somewhere in the plan is not what the unfinished job had. */
 int ccq_stage_moved(const ccq_stage *stage);
+/* 1 of a FINISHED one: its plan.json was still there, and was compared. */
+int ccq_stage_planned(const ccq_stage *stage);
 const char *ccq_stage_work(const ccq_stage *stage); /* OUT/.ccq */
 /* Name of this process's journal in it. */
 const char *ccq_stage_journal(const ccq_stage *stage);

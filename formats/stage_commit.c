@@ -235,26 +235,33 @@ static ccq_code lock_commit(ccq_stage *s, ccq_error *err)
     return code;
 }
 
-/* The result is whole and synced: what stays of .ccq hides nothing. The marker goes last,
- * for without it a half removed .ccq would look like a job that has done nothing. */
+/* When a name of .ccq goes. The marker is the last, for without it a half removed .ccq would
+ * look like a job that has done nothing; before it what tells of which input all was made. */
+static int turn_of(const char *name)
+{
+    return strcmp(name, "commit") == 0        ? 3
+           : strcmp(name, "plan.json") == 0   ? 2
+           : strncmp(name, "journal.", 8) == 0 ? 1 : 0;
+}
+
+/* The result is whole and synced: what stays of .ccq hides nothing. */
 static void remove_work(const ccq_stage *s)
 {
     char **names = NULL;
     size_t count = 0, left = 0;
     if (ccq_real_list(s->work, &names, &count, NULL))
         return;
-    for (size_t i = 0; i < count; i++) {
-        char *path = strcmp(names[i], "commit") ? ccq_stage_path(s, names[i]) : NULL;
-        if (path)
-            ccq_remove_tree(path, NULL);
-        left += !path ? strcmp(names[i], "commit") != 0 : ccq_path_exists(path);
-        free(path);
-    }
+    for (int turn = 0; turn < 4 && !left; turn++)
+        for (size_t i = 0; i < count; i++) {
+            char *path = turn_of(names[i]) == turn ? ccq_stage_path(s, names[i]) : NULL;
+            if (path)
+                ccq_remove_tree(path, NULL);
+            left += turn_of(names[i]) == turn && (!path || ccq_path_exists(path));
+            free(path);
+        }
     ccq_names_free(names, count);
-    if (!left) {
-        remove_named(s, "commit");
+    if (!left)
         rmdir(s->work);
-    }
 }
 
 /* From here nothing is taken away: whatever the reason, the job is one to go on with. */

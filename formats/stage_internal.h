@@ -25,6 +25,7 @@ struct ccq_stage {
     int unreserved; /* the file system has no fallocate: has been told */
     void (*warn)(void *ctx, const char *text);
     void *ctx;
+    int planned;    /* of a finished one: its plan is still there, and has been compared */
     int committing; /* OUT/.ccq/commit is there: what lies in OUT under our names is ours */
     ccq_lock lock, commit_lock;
     ccq_staged *entries; /* in order of creation */
@@ -57,6 +58,10 @@ size_t ccq_stage_rank_part(const char *name);
 /* The directory of a staged name inside base: base itself, or its rank directory. NULL:
  * out of memory. */
 char *ccq_stage_directory(const char *base, const char *name);
+/* CREATE when a link or a file lies where a directory of ours is to be. */
+ccq_code ccq_stage_real(const char *path, ccq_error *err);
+/* Makes such a directory (*made), or finds it. */
+ccq_code ccq_stage_mkdir(const char *path, int *made, ccq_error *err);
 /* Creates it where it is a rank directory. */
 ccq_code ccq_stage_make_directory(const char *base, const char *name, ccq_error *err);
 /* The path of a name in OUT/.ccq; NULL: out of memory. */

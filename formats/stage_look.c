@@ -16,23 +16,23 @@ int ccq_is_there(const char *dir, const char *name)
 }
 
 /* Journals in OUT/.ccq: how many, and how many of another number of processes. */
-static size_t count_journals(const char *work, int world, size_t *foreign)
+static ccq_code count_journals(const char *work, int world, size_t *found, size_t *foreign,
+                               ccq_error *err)
 {
     char **names = NULL, end[24];
-    size_t count = 0, found = 0;
-    *foreign = 0;
-    if (ccq_dir_list(work, &names, &count, NULL))
-        return 0;
+    size_t count = 0;
+    *found = *foreign = 0;
+    ccq_code code = ccq_own_list(work, &names, &count, CCQ_IO, err);
     snprintf(end, sizeof end, "-of-%d", world);
     for (size_t i = 0; i < count; i++) {
         if (strncmp(names[i], "journal.", 8) != 0)
             continue;
         size_t n = strlen(names[i]), m = strlen(end);
-        found++;
+        ++*found;
         *foreign += n < m || strcmp(names[i] + n - m, end) != 0;
     }
     ccq_names_free(names, count);
-    return found;
+    return code;
 }
 
 static ccq_code check_absent(const char *out, const ccq_stage_options *o, ccq_error *err)
@@ -64,8 +64,8 @@ static ccq_code check_without(const char *out, const ccq_stage_options *o, ccq_f
                              "is there)", what);
     if (o->finalize && !ccq_is_there(out, "config.json"))
         return ccq_fail_file(err, CCQ_INTERRUPTED, out, "no process has begun: nothing to commit");
-    *f = CCQ_FOUND_EMPTY;
-    return ccq_old_check(out, o->overwrite, 0, err);
+    *f = o->finalize ? CCQ_FOUND_FINISHED : CCQ_FOUND_EMPTY;
+    return o->finalize ? CCQ_OK : ccq_old_check(out, o->overwrite, 0, err);
 }
 
 /* Everything is in place, and .ccq was being removed: config.json comes after the marker,
@@ -98,13 +98,18 @@ static ccq_code check_with(const char *out, const char *work, const ccq_stage_op
                            ccq_found *f, ccq_error *err)
 {
     int world = o->world > 1 ? o->world : 1;
-    size_t foreign, journals = count_journals(work, world, &foreign);
+    size_t foreign, journals;
     int planned = ccq_is_there(work, "plan.json"), shared = world > 1 || o->finalize;
+    ccq_code code = count_journals(work, world, &journals, &foreign, err);
+    if (code)
+        return code;
+    *f = CCQ_FOUND_FINISHED;
+    if ((o->resume || o->finalize) && is_finished(out, work, o->overwrite))
+        return CCQ_OK;
     if (!planned && o->finalize)
         return ccq_fail_file(err, CCQ_INTERRUPTED, out, "no process has begun: nothing to commit");
-    *f = CCQ_FOUND_FINISHED;
-    if (o->resume && is_finished(out, work, o->overwrite))
-        return CCQ_OK;
+    if (!o->resume && !o->finalize && !o->overwrite && ccq_is_there(out, "config.json"))
+        return ccq_old_check(out, 0, 1, err); /* no process takes a checkpoint apart unasked */
     *f = CCQ_FOUND_CONTINUE;
     if (planned && (o->resume || o->finalize))
         return journals ? CCQ_OK : without_journal(out, err);
@@ -128,11 +133,14 @@ ccq_code ccq_stage_look(const char *out, const ccq_stage_options *o, ccq_found *
         return check_absent(out, o, err);
     if (stat(out, &st) != 0 || !S_ISDIR(st.st_mode))
         return ccq_fail_file(err, CCQ_EXISTS, out, "exists and is not a directory");
-    char *work = ccq_path_join(out, CCQ_WORK);
-    if (!work)
-        return ccq_stage_no_memory(err);
-    ccq_code code = ccq_path_exists(work) ? check_with(out, work, o, f, err)
-                                          : check_without(out, o, f, err);
+    char *work = ccq_path_join(out, CCQ_WORK), *inner = work ? ccq_path_join(work, "stage") : NULL;
+    ccq_code code = inner ? ccq_stage_real(work, err) : ccq_stage_no_memory(err);
+    if (!code)
+        code = ccq_stage_real(inner, err);
+    if (!code)
+        code = ccq_path_exists(work) ? check_with(out, work, o, f, err)
+                                     : check_without(out, o, f, err);
+    free(inner);
     free(work);
     return code;
 }

@@ -252,6 +252,22 @@ static void begin_anew(ccq_stage *s)
     free(plan);
 }
 
+/* What is in place is that of our plan, as far as there is one left, and nobody else is about
+ * to clear up behind it. */
+static ccq_code check_finished(ccq_stage *s, const ccq_stage_options *o, ccq_error *err)
+{
+    char *plan = ccq_stage_path(s, "plan.json"), *lock = ccq_stage_path(s, "lock.commit");
+    ccq_code code = plan && lock ? CCQ_OK : ccq_stage_no_memory(err);
+    if (!code && ccq_lock_held(lock))
+        code = ccq_fail_file(err, CCQ_CREATE, s->out, "another ccq is committing here");
+    s->planned = !code && ccq_path_exists(plan);
+    if (s->planned)
+        code = compare_plan(s, plan, o, err);
+    free(lock);
+    free(plan);
+    return code;
+}
+
 static ccq_code begin(ccq_stage *s, const ccq_stage_options *o, ccq_error *err)
 {
     ccq_found found;
@@ -262,7 +278,7 @@ static ccq_code begin(ccq_stage *s, const ccq_stage_options *o, ccq_error *err)
                : found == CCQ_FOUND_CONTINUE || found == CCQ_FOUND_JOIN ? CCQ_STAGE_CONTINUED
                                                                         : CCQ_STAGE_NEW;
     if (found == CCQ_FOUND_FINISHED)
-        return CCQ_OK;
+        return check_finished(s, o, err);
     if (found == CCQ_FOUND_ABSENT)
         code = make_out(s, err);
     if (!code)

@@ -198,13 +198,37 @@ static ccq_code commit(ccq_job *j, ccq_error *err)
     return code ? code : ccq_ledger_commit(j->ledger, err);
 }
 
+/* Only debris is left, or not even that: is it this job that is in place? */
+static ccq_code finished(ccq_job *j, ccq_error *err)
+{
+    size_t tensors = (size_t)j->plan->ranks * ccq_layout_count(j->plan->layout), known = 0;
+    ccq_code code = ccq_job_same_output(j, err);
+    while (known < tensors && ccq_ledger_done(j->ledger, known))
+        known++;
+    if (!code && ccq_ledger_moved(j->ledger))
+        code = known < tensors
+                   ? ccq_fail(err, CCQ_CHANGED,
+                              "%s: is complete, but the input has been written to since, and the "
+                              "journal that could tell whether it is the same has gone",
+                              j->plan->output)
+                   : ccq_job_compare(j, err);
+    if (!code && j->run.warn)
+        j->run.warn(j->run.ctx, "the output is complete already");
+    if (code != CCQ_CHANGED || !j->plan->options.finalize ||
+        ccq_path_exists(ccq_stage_work(ccq_ledger_stage(j->ledger))))
+        return code;
+    if (err)
+        err->code = CCQ_EXISTS; /* somebody's checkpoint, not an unfinished job */
+    return CCQ_EXISTS;
+}
+
 static ccq_code work(ccq_job *j, ccq_quantize_result *result, ccq_error *err)
 {
     ccq_code code = start(j, err);
     if (code)
         return code;
     if (ccq_ledger_finished(j->ledger)) {
-        code = ccq_job_same_output(j, err);
+        code = finished(j, err);
         return code ? code : ccq_ledger_commit(j->ledger, err);
     }
     code = compare(j, err);

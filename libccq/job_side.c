@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* name, or "rankR/name" where the output is cut. */
 static const char *in_rank(const ccq_plan *plan, size_t rank, const char *name, char *out,
@@ -142,6 +143,61 @@ static ccq_code same_text(const ccq_job *j, const char *name, const char *text, 
     return code;
 }
 
+/* The shards that the plan would write, by name, length and header. */
+static ccq_code same_shards(const ccq_job *j, size_t recipe_size, ccq_error *err)
+{
+    ccq_manifest *found = NULL, *want = ccq_job_manifest(j->plan, recipe_size, NULL);
+    ccq_code code = want ? ccq_manifest_load(&found, j->plan->output, err)
+                         : ccq_job_no_memory(err);
+    int same = !code && found && found->shards.count == want->shards.count;
+    for (size_t i = 0; same && i < want->shards.count; i++) {
+        const ccq_manifest_item *a = &want->shards.item[i],
+                                *b = ccq_manifest_find(&found->shards, a->name);
+        same = b && a->bytes == b->bytes && a->crc == b->crc;
+    }
+    ccq_manifest_free(found);
+    ccq_manifest_free(want);
+    return code || same ? code
+                        : ccq_fail(err, CCQ_CHANGED, "%s: names the files of another job",
+                                   CCQ_MANIFEST_NAME);
+}
+
+static int is_later(const char *dir, const char *name, const struct stat *than)
+{
+    struct stat st;
+    char *path = ccq_path_join(dir, name);
+    int later = !path || stat(path, &st) != 0 || st.st_mtim.tv_sec > than->st_mtim.tv_sec ||
+                (st.st_mtim.tv_sec == than->st_mtim.tv_sec &&
+                 st.st_mtim.tv_nsec > than->st_mtim.tv_nsec);
+    free(path);
+    return later;
+}
+
+/* Without a plan that has their times: inputs as old as what was made of them. */
+static ccq_code not_later(const ccq_source *src, const struct stat *than, ccq_error *err)
+{
+    ccq_code code = CCQ_OK;
+    for (int r = 0; src->rank && r < src->ranks && !code; r++)
+        code = not_later(src->rank[r], than, err);
+    for (size_t i = 0; !src->rank && i < ccq_checkpoint_shards(src->files) && !code; i++)
+        if (is_later(src->dir, ccq_checkpoint_shard(src->files, i)->name, than))
+            code = ccq_fail(err, CCQ_CHANGED, "%s/%s: is younger than the output, and nothing "
+                            "tells whether that was made from it", src->dir,
+                            ccq_checkpoint_shard(src->files, i)->name);
+    return code;
+}
+
+static ccq_code made_since(const ccq_job *j, ccq_error *err)
+{
+    struct stat st;
+    char *path = ccq_path_join(j->plan->output, "config.json");
+    ccq_code code = !path ? ccq_job_no_memory(err)
+                    : stat(path, &st) != 0 ? ccq_fail(err, CCQ_IO, "%s: cannot be looked at", path)
+                                           : not_later(j->plan->src, &st, err);
+    free(path);
+    return code;
+}
+
 ccq_code ccq_job_same_output(const ccq_job *j, ccq_error *err)
 {
     size_t config_size = 0, recipe_size = 0;
@@ -151,6 +207,10 @@ ccq_code ccq_job_same_output(const ccq_job *j, ccq_error *err)
                            : ccq_job_no_memory(err);
     if (!code)
         code = same_text(j, CCQ_RECIPE_NAME, recipe, recipe_size, err);
+    if (!code)
+        code = same_shards(j, recipe_size, err);
+    if (!code && !ccq_stage_planned(ccq_ledger_stage(j->ledger)))
+        code = made_since(j, err);
     free(recipe);
     return code;
 }

@@ -95,7 +95,8 @@ static ccq_code read_journal(ccq_ledger *l, const char *name, ccq_error *err)
     if (!code && good < size)
         ccq_ledger_warn(l, "%s: broken off at byte %" PRIu64 ": what follows is done again", path,
                         good);
-    if (!code && strcmp(name, ccq_stage_journal(l->stage)) == 0 && !l->plan->options.finalize)
+    if (!code && strcmp(name, ccq_stage_journal(l->stage)) == 0 &&
+        !l->plan->options.finalize && !ccq_ledger_finished(l))
         code = ccq_journal_open(&l->journal, path, good, !l->plan->options.no_sync, err);
     free(path);
     return code;
@@ -255,11 +256,21 @@ static ccq_code take_up(ccq_ledger *l, ccq_error *err)
     return code;
 }
 
+/* All is in place. Of an input that seems to be another, what it was made from. */
+static ccq_code recall(ccq_ledger *l, ccq_error *err)
+{
+    ccq_code code = ccq_ledger_moved(l) ? ccq_ledger_read_journals(l, err) : CCQ_OK;
+    for (size_t i = 0; i < l->tensors; i++)
+        if (l->state[i] & CCQ_TENSOR_KNOWN)
+            l->state[i] |= CCQ_TENSOR_DONE | CCQ_TENSOR_SOURCE;
+    return code;
+}
+
 ccq_code ccq_ledger_open(ccq_ledger **ledger, const ccq_plan *plan,
                          const ccq_quantize_run_options *run, ccq_error *err)
 {
     *ledger = NULL;
-    if (!plan->fits)
+    if (!plan->fits && !plan->options.finalize)
         return ccq_fail(err, CCQ_NO_SPACE,
                         "%s: %" PRIu64 " bytes and 64 MiB to spare are needed, %" PRIu64
                         " are free", plan->output, plan->total_bytes, plan->free_bytes);
@@ -267,8 +278,8 @@ ccq_code ccq_ledger_open(ccq_ledger **ledger, const ccq_plan *plan,
     ccq_code code = make(&l, plan, run, err);
     if (!code)
         code = open_stage(l, err);
-    if (!code && !ccq_ledger_finished(l))
-        code = take_up(l, err);
+    if (!code)
+        code = ccq_ledger_finished(l) ? recall(l, err) : take_up(l, err);
     if (!code) {
         *ledger = l;
         return CCQ_OK;

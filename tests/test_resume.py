@@ -109,6 +109,28 @@ class Case(unittest.TestCase):
         calls = int(count.read_text()) if count.exists() else 0
         return p, calls
 
+    def window(self, *args, before=None):
+        """The calls of the commit: (the first behind its marker, the first behind it all).
+        before() makes what a run of it begins with."""
+        def kill(k):
+            shutil.rmtree(self.out, ignore_errors=True)
+            before() if before else None
+            return self.break_off("kill" if k else "none", k, *args)[1]
+
+        def first(is_so, low, high):  # kills in the place of low: not yet, of high: it is
+            while high - low > 1:
+                middle = (low + high) // 2
+                kill(middle)
+                low, high = (low, middle) if is_so() else (middle, high)
+            return high
+
+        work, calls = self.out / ".ccq", kill(0)
+        gone = first(lambda: (self.out / "config.json").exists() and not work.exists()
+                     and digest(self.out) == self.want, 1, calls + 1)
+        begin = first(lambda: (work / "commit").exists() or not work.exists(), 1, gone)
+        shutil.rmtree(self.out, ignore_errors=True)
+        return begin, gone
+
     def stop_half_way(self, *args):
         """A job whose journal holds some tensors and not all."""
         _, calls = self.break_off("none", 0, *args)
@@ -165,20 +187,25 @@ class Kills(Case):
     def test_end_of_the_job(self):
         """The commit: all of its calls, over an old checkpoint too."""
         for args in ([], ["--overwrite"]):
-            if args:
-                shutil.copytree(self.whole, self.out)
-            _, calls = self.break_off("none", 0, *args)
-            shutil.rmtree(self.out)
-            for k in range(calls - (120 if FULL else 45), calls + 1):
-                if args:
-                    shutil.copytree(self.whole, self.out)
-                    (self.out / "model-00099-of-00099.safetensors").write_bytes(b"old")
+            old = self.old if args else None
+            begin, gone = self.window(*args, before=old)
+            step = 1 if FULL else 3
+            for k in range(begin - 30 + self.rng.randrange(step), gone + 2, step):
+                old() if old else None
                 self.break_off("kill", k, *args)
-                self.visible_is_whole() if not args else None
+                self.visible_is_whole()
                 if (self.out / ".ccq").exists():
                     self.run_tool("--resume", *args)
-                self.same(f"{args} killed at call {k} of {calls}")
+                self.same(f"{args} killed at call {k}, commit {begin} to {gone}")
                 shutil.rmtree(self.out)
+
+    def old(self):
+        """Another checkpoint, complete, and a file that nobody names."""
+        if not (self.tmp / "old").exists():
+            subprocess.run([TOOL, "-q", *OPTIONS, "--gain=0", self.model, self.tmp / "old"],
+                           check=True)
+        shutil.copytree(self.tmp / "old", self.out)
+        (self.out / "model-00099-of-00099.safetensors").write_bytes(b"old")
 
     def test_twice(self):
         for _ in range(ROUNDS // 2):
@@ -235,7 +262,7 @@ class Failing(Case):
 
     def test_end_of_the_job(self):
         """What is staged is looked at, put into place, and looked at again."""
-        for kind_of, last, step in (("io", 150, 4), ("memory", 600, 20)):
+        for kind_of, last, step in (("io", 350, 7), ("memory", 700, 20)):
             if kind_of == "memory" and SANITIZED:
                 continue
             total = self.total(kind_of)
@@ -641,6 +668,102 @@ class World(Case):
         self.assertIn("rank 3 of 4 from OMPI_COMM_WORLD_*", p.stderr)
         self.run_tool("--finalize")
         self.same()
+
+
+class Finalize(Case):
+    """The commit as a step of its own can be repeated wherever it ended."""
+    def ranks(self):
+        for rank in (1, 0):
+            self.run_tool(f"--rank={rank}", "--world=2")
+        shutil.copytree(self.out, self.tmp / "ready", dirs_exist_ok=True)
+
+    def again(self):
+        shutil.rmtree(self.out, ignore_errors=True)
+        shutil.copytree(self.tmp / "ready", self.out)
+
+    def test_killed_anywhere(self):
+        self.ranks()
+        _, calls = self.break_off("none", 0, "--finalize")
+        self.same()
+        for k in range(1 if FULL else self.rng.randrange(1, 8), calls + 1, 1 if FULL else 7):
+            self.again()
+            self.break_off("kill", k, "--finalize")
+            self.after(k)
+        begin, gone = self.window("--finalize", before=self.again)
+        for k in range(gone - 25, gone + 1):  # config.json, and what is left of .ccq
+            self.again()
+            self.break_off("kill", k, "--finalize")
+            self.after(k)
+
+    def after(self, note):
+        self.visible_is_whole()
+        if (self.out / "config.json").exists():
+            before = digest(self.out)
+            self.run_tool("--rank=0", "--world=2", code=73)
+            self.assertEqual(digest(self.out), before, note)
+        self.run_tool("--finalize")
+        self.same(note)
+
+    def test_states(self):
+        """Each of what a killed removal of .ccq has left, or may leave."""
+        for left in ([], ["commit"], ["commit", "plan.json"], ["commit", "plan.json", "stage"]):
+            shutil.copytree(self.whole, self.out)
+            (self.out / ".ccq").mkdir()
+            for name in left:
+                self.leave(name)
+            self.after(left)
+            self.run_tool("--finalize")
+            self.same("done already")
+            shutil.rmtree(self.out)
+
+    def leave(self, name):
+        path = self.out / ".ccq" / name
+        if name == "stage":
+            path.mkdir()
+        elif name == "commit":
+            path.touch()
+        else:
+            other = self.tmp / "unfinished"
+            subprocess.run([TOOL, "-q", *OPTIONS, "--rank=0", "--world=2", self.model, other],
+                           check=True)
+            shutil.copy(other / ".ccq" / name, path)
+            shutil.rmtree(other)
+
+    def test_of_another_job(self):
+        shutil.copytree(self.whole, self.out)
+        for more in (["--gain=3"], ["--shard-size=90K"], ["--w4-end-layer=1"]):
+            self.run_tool("--finalize", *more, code=73)
+        model = self.make("other", 8, 256)
+        self.run_tool("--finalize", model=model, code=73)
+        self.same()
+
+
+class Replaced(Case):
+    """A job killed behind its commit, and an input of the same headers with other values."""
+    def test_values(self):
+        model = self.tmp / "model"
+        shutil.copytree(self.model, model)
+        _, gone = self.window()
+        first = sorted(model.glob("*.safetensors"))[0]
+        good, seen = first.read_bytes(), set()
+        for k in range(gone - 15, gone + 1):
+            shutil.rmtree(self.out, ignore_errors=True)
+            self.break_off("kill", k)
+            if not (self.out / "config.json").exists() or not (self.out / ".ccq").exists():
+                continue
+            data = bytearray(good)
+            data[-1000] ^= 1
+            first.write_bytes(data)
+            self.run_tool("--resume", model=model, code=65)
+            seen.add(self.journal().exists())
+            if self.journal().exists():  # the same values, written again
+                first.write_bytes(good)
+                self.run_tool("--resume", model=model)
+                self.same(k)
+            else:
+                self.run_tool("--resume")
+                self.same(k)
+        self.assertEqual(seen, {False, True})
 
 
 class Launchers(Case):
