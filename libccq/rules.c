@@ -154,17 +154,18 @@ int ccq_rules_match(ccq_rules *rules, const ccq_entry *e, ccq_type *type, const 
 
 /* ---- Near names ------------------------------------------------------------------- */
 
-/* Length of the longest text that is in both. */
-static size_t common(const char *a, const char *b)
+/* Length of the longest text that is in both, or least when none is longer. */
+static size_t common(const char *a, const char *b, size_t least)
 {
-    size_t best = 0;
-    for (const char *p = a; *p; p++)
-        for (const char *q = b; *q; q++) {
+    size_t best = least, na = strlen(a), nb = strlen(b);
+    for (size_t p = 0; p + best < na; p++)
+        for (size_t q = 0; q + best < nb; q++) {
             size_t n = 0;
-            while (p[n] && p[n] == q[n])
+            if (a[p + best] != b[q + best]) /* it cannot be longer */
+                continue;
+            while (p + n < na && a[p + n] == b[q + n])
                 n++;
-            if (n > best)
-                best = n;
+            best = n > best ? n : best;
         }
     return best;
 }
@@ -187,7 +188,7 @@ static void near_names(const char *rule_text, const ccq_source *src, char *out, 
     char text[200], name[160];
     plain_text(rule_text, text, sizeof text);
     for (size_t i = 0; i < src->count; i++) {
-        size_t s = common(text, src->entry[i].name), at = NEAR;
+        size_t s = common(text, src->entry[i].name, score[NEAR - 1]), at = NEAR;
         while (at > 0 && s > score[at - 1])
             at--;
         if (at == NEAR)
