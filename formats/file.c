@@ -97,6 +97,30 @@ ccq_code ccq_file_recheck(const ccq_file *file, ccq_error *err)
     return CCQ_OK;
 }
 
+int ccq_stamp_take(ccq_stamp *stamp, const char *path)
+{
+    struct stat st;
+    *stamp = (ccq_stamp){0};
+    if (stat(path, &st) != 0)
+        return -1;
+    *stamp = (ccq_stamp){(uint64_t)st.st_size, st.st_mtim.tv_sec, st.st_mtim.tv_nsec};
+    return 0;
+}
+
+ccq_code ccq_stamp_check(const ccq_stamp *stamp, const char *path, ccq_error *err)
+{
+    ccq_stamp now;
+    if (ccq_stamp_take(&now, path))
+        return ccq_fail_file(err, CCQ_CHANGED, path, "has gone since the beginning");
+    if (now.size != stamp->size)
+        return ccq_fail_file(err, CCQ_CHANGED, path,
+                             "size changed since the beginning: %llu, was %llu",
+                             (unsigned long long)now.size, (unsigned long long)stamp->size);
+    if (now.mtime_s != stamp->mtime_s || now.mtime_ns != stamp->mtime_ns)
+        return ccq_fail_file(err, CCQ_CHANGED, path, "written to since the beginning");
+    return CCQ_OK;
+}
+
 ccq_code ccq_file_load(const char *path, uint64_t max, ccq_code missing, char **data, size_t *size,
                        ccq_error *err)
 {

@@ -29,6 +29,18 @@ ccq_code ccq_file_read(const ccq_file *file, uint64_t offset, void *dst, uint64_
 /* CHANGED when size or mtime are no longer those of open. */
 ccq_code ccq_file_recheck(const ccq_file *file, ccq_error *err);
 
+/* A file's length and time, to ask later whether it is still that; links are followed. */
+typedef struct ccq_stamp {
+    uint64_t size;
+    int64_t mtime_s;
+    long mtime_ns;
+} ccq_stamp;
+
+/* 0: it is there. */
+int ccq_stamp_take(ccq_stamp *stamp, const char *path);
+/* CHANGED, with what has, unless it is still that. */
+ccq_code ccq_stamp_check(const ccq_stamp *stamp, const char *path, ccq_error *err);
+
 /* A whole small file, with a NUL added behind its size bytes. The caller frees
  * *data. LIMIT when larger than max. */
 ccq_code ccq_file_load(const char *path, uint64_t max, ccq_code missing, char **data,

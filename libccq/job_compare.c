@@ -96,9 +96,8 @@ ccq_code ccq_job_compare(ccq_job *j, ccq_error *err)
     if (!code)
         code = ccq_pipe_open(&pipe, &j->engine, NULL, compare_put, &c, err);
     while (!code && !(code = ccq_pipe_next(pipe, &u, &more, err)) && more) {
-        code = ccq_engine_poll(&j->engine, err);
-        if (!code)
-            code = compare_unit(&c, pipe, &u, err);
+        code = ccq_job_stopping(j) ? ccq_fail(err, CCQ_INTERRUPTED, "interrupted")
+                                   : compare_unit(&c, pipe, &u, err);
     }
     ccq_pipe_close(pipe);
     free(j->skip);

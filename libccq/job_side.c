@@ -73,6 +73,8 @@ static ccq_code carried_files(ccq_job *j, ccq_error *err)
         code = path ? ccq_stage_copy(ccq_ledger_stage(j->ledger), path, j->plan->carried[i].name,
                                      &j->side[i], err)
                     : ccq_job_no_memory(err);
+        if (!code) /* behind the copy: it is of what was planned */
+            code = ccq_stamp_check(&j->plan->carried[i].stamp, path, err);
         free(path);
     }
     return code;

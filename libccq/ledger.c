@@ -43,6 +43,12 @@ void ccq_ledger_warn(const ccq_ledger *l, const char *fmt, ...)
     l->run->warn(l->run->ctx, text);
 }
 
+ccq_code ccq_ledger_poll(const ccq_ledger *l, ccq_error *err)
+{
+    return l->run->cancelled && l->run->cancelled(l->run->ctx)
+               ? ccq_fail(err, CCQ_INTERRUPTED, "interrupted") : CCQ_OK;
+}
+
 /* ---- Questions --------------------------------------------------------------------- */
 
 int ccq_ledger_finished(const ccq_ledger *l)
@@ -108,7 +114,8 @@ ccq_code ccq_ledger_check(const ccq_ledger *l, size_t tensor, int *good, ccq_err
     ccq_code code = block ? CCQ_OK : ccq_ledger_no_memory(err);
     for (uint64_t at = 0; at < bytes && !code; at += BLOCK) {
         uint64_t n = bytes - at < BLOCK ? bytes - at : BLOCK;
-        code = ccq_ledger_read(l, tensor, at, block, n, err);
+        if (!(code = ccq_ledger_poll(l, err)))
+            code = ccq_ledger_read(l, tensor, at, block, n, err);
         crc = ccq_crc32(crc, block, (size_t)n);
     }
     free(block);
@@ -232,32 +239,6 @@ static ccq_code check_header(const ccq_ledger *l, const ccq_ledger_shard *s, ccq
     return code;
 }
 
-/* What is missing, and how to make it: the first few shards. */
-static ccq_code tell_missing(const ccq_ledger *l, ccq_error *err)
-{
-    const ccq_quantize_options *o = &l->plan->options;
-    char list[500] = "";
-    size_t missing = 0, len = 0;
-    for (size_t i = 0; i < l->shards; i++) {
-        const ccq_ledger_shard *s = &l->shard[i];
-        if (!s->left)
-            continue;
-        missing++;
-        if (missing <= 3 && o->world > 1)
-            len += (size_t)snprintf(list + len, sizeof list - len, "%s%s (--rank %d --world %d)",
-                                    len ? ", " : "", s->name, s->owner, o->world);
-        else if (missing <= 3)
-            len += (size_t)snprintf(list + len, sizeof list - len, "%s%s", len ? ", " : "",
-                                    s->name);
-    }
-    if (!missing)
-        return CCQ_OK;
-    return ccq_fail(err, CCQ_INTERRUPTED,
-                    "%s: %zu of %zu files are not finished: %s%s; --world 1 --resume makes all "
-                    "that is missing", l->plan->output, missing, l->shards, list,
-                    missing > 3 ? ", ..." : "");
-}
-
 static ccq_code check_shard(ccq_ledger *l, ccq_ledger_shard *s, ccq_error *err)
 {
     ccq_code code = s->adopted ? CCQ_OK : ccq_stage_adopt(l->stage, s->name, s->bytes, err);
@@ -320,9 +301,10 @@ ccq_code ccq_ledger_complete(ccq_ledger *l, ccq_error *err)
 {
     ccq_code code = ccq_ledger_flush(l, err);
     if (!code)
-        code = tell_missing(l, err);
+        code = ccq_ledger_missing(l, err);
     for (size_t i = 0; i < l->shards && !code; i++)
-        code = check_shard(l, &l->shard[i], err);
+        if (!(code = ccq_ledger_poll(l, err)))
+            code = check_shard(l, &l->shard[i], err);
     return code ? code : check_tensors(l, err);
 }
 

@@ -43,6 +43,8 @@ ccq_code ccq_ledger_no_memory(ccq_error *err);
 const ccq_layout_tensor *ccq_ledger_tensor(const ccq_ledger *l, size_t tensor);
 ccq_ledger_shard *ccq_ledger_shard_of(const ccq_ledger *l, size_t tensor);
 int ccq_ledger_mine(const ccq_ledger *l, const ccq_ledger_shard *s);
+/* INTERRUPTED as soon as the caller wants to stop. */
+ccq_code ccq_ledger_poll(const ccq_ledger *l, ccq_error *err);
 /* For people: a line about the job. */
 void ccq_ledger_warn(const ccq_ledger *l, const char *fmt, ...) CCQ_PRINTF(2, 3);
 /* Does the staged tensor have the CRC of its record? */
@@ -50,6 +52,8 @@ ccq_code ccq_ledger_check(const ccq_ledger *l, size_t tensor, int *good, ccq_err
 /* Reads every journal in OUT/.ccq and opens this process's own at the end of its good
  * part. Tensors become KNOWN. */
 ccq_code ccq_ledger_read_journals(ccq_ledger *l, ccq_error *err);
+/* INTERRUPTED, with the files that are not finished and who makes them, unless all are. */
+ccq_code ccq_ledger_missing(ccq_ledger *l, ccq_error *err);
 /* Which process writes which shard: the largest first, to the one that has least. */
 ccq_code ccq_ledger_assign(ccq_ledger_shard *shard, size_t count, int world, ccq_error *err);
 

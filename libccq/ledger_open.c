@@ -247,7 +247,8 @@ static ccq_code take_up(ccq_ledger *l, ccq_error *err)
     if (!code && done && l->plan->options.resume)
         ccq_ledger_warn(l, "going on: %zu of %zu stored tensors are finished", done, l->tensors);
     for (size_t i = 0; i < l->shards && !code; i++)
-        code = settle_shard(l, &l->shard[i], err);
+        if (!(code = ccq_ledger_poll(l, err)))
+            code = settle_shard(l, &l->shard[i], err);
     /* A shard is another's until it says so. */
     for (size_t i = 0; l->plan->options.finalize && i < l->shards && !code; i++)
         if (!l->shard[i].left && l->plan->options.world > 1 &&

@@ -156,7 +156,8 @@ static ccq_code carry(ccq_plan *plan, const char *name, ccq_error *err)
     if (code == CCQ_NOT_A_FILE) { /* a sub-directory */
         code = CCQ_OK;
     } else if (!code) {
-        plan->carried[plan->carries] = (ccq_carried){strdup(name), file.size};
+        plan->carried[plan->carries] = (ccq_carried){
+            strdup(name), file.size, {file.size, file.mtime_s, file.mtime_ns}};
         if (!plan->carried[plan->carries++].name)
             code = no_memory(err);
         plan->side_bytes += file.size;

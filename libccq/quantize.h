@@ -193,6 +193,7 @@ typedef struct ccq_action {
 typedef struct ccq_carried {
     char *name;
     uint64_t bytes;
+    ccq_stamp stamp; /* when it was planned */
 } ccq_carried;
 
 typedef struct ccq_plan {

@@ -233,6 +233,10 @@ static ccq_code note_unread(ccq_source *src, ccq_error *err)
 static ccq_code open_one(ccq_source *src, const char *dir, const ccq_source_options *options,
                          ccq_error *err)
 {
+    char *path = ccq_path_join(dir, "config.json");
+    if (path)
+        ccq_stamp_take(&src->config_stamp, path); /* one that is not there is told below */
+    free(path);
     ccq_code code = ccq_config_load(&src->config, dir, err);
     for (size_t i = 0; i < options->sets && !code; i++)
         code = apply_set(src, options->set[i], err);
@@ -352,7 +356,9 @@ ccq_code ccq_source_recheck(const ccq_source *src, ccq_error *err)
     ccq_code code = CCQ_OK;
     for (int r = 0; r < (src->rank ? src->ranks : 1) && !code; r++)
         code = ccq_checkpoint_recheck(src->rank ? src->rank[r]->files : src->files, err);
-    return code;
+    const ccq_source *first = src->rank ? src->rank[0] : src;
+    return code ? code
+                : ccq_stamp_check(&first->config_stamp, ccq_config_name(first->config), err);
 }
 
 const ccq_entry *ccq_source_find(const ccq_source *src, ccq_role role, ccq_block block, int layer,

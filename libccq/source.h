@@ -9,6 +9,7 @@
 
 #include "formats/checkpoint.h"
 #include "formats/config.h"
+#include "formats/file.h"
 #include "formats/types.h"
 #include "kernels/ops.h"
 #include "libccq/pool.h"
@@ -127,6 +128,7 @@ typedef struct ccq_source {
     char *dir;
     ccq_checkpoint *files;
     ccq_config *config; /* with --set applied */
+    ccq_stamp config_stamp; /* of its file, from before it was read */
     ccq_config *recipe; /* ccq_recipe.json, or NULL */
     ccq_arch arch;
     ccq_entry *entry; /* in model order: embedding, layers ascending, norm, head */
@@ -157,7 +159,7 @@ size_t ccq_source_shards(const ccq_source *src, uint64_t *bytes);
 /* Path of the shard that holds a tensor of an entry, from src->dir: "rank0/model.safetensors". */
 const char *ccq_source_shard_name(const ccq_source *src, const ccq_tensor *t, char *out,
                                   size_t size);
-/* Every shard still as it was at opening, else CHANGED. */
+/* Every shard and config.json still as they were at opening, else CHANGED. */
 ccq_code ccq_source_recheck(const ccq_source *src, ccq_error *err);
 
 /* NULL when absent. bias: the .bias instead of the weight. */

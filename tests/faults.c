@@ -4,6 +4,7 @@
  *     CCQ_FAULT=fail:K   the K-th call fails, the others do not
  *     CCQ_FAULT=all:K    it and all later ones fail
  *     CCQ_FAULT=kill:K   the process is killed in its place
+ *     CCQ_FAULT=signal:K SIGTERM arrives at the K-th call
  *     CCQ_FAULT=short:K  the K-th read or write moves one byte, or is interrupted
  *     CCQ_FAULT_CLASS=io|memory|thread   which calls count (default io)
  *     CCQ_FAULT_COUNT=FILE               how many there were */
@@ -20,7 +21,7 @@
 #include <unistd.h>
 
 enum { IO = 1, MEMORY, THREAD };
-enum { NONE, FAIL, ALL, KILL, SHORT };
+enum { NONE, FAIL, ALL, KILL, SHORT, SIGNAL };
 
 static atomic_long calls;
 static long when;
@@ -30,11 +31,12 @@ static atomic_int begun; /* what libraries do before main, and after it, is thei
 __attribute__((constructor)) static void setup(void)
 {
     const char *fault = getenv("CCQ_FAULT"), *kind = getenv("CCQ_FAULT_CLASS");
-    static const char *const names[] = {"none:", "fail:", "all:", "kill:", "short:"};
+    static const char *const names[] = {"none:", "fail:", "all:", "kill:", "short:",
+                                        "signal:"};
     class = kind && strcmp(kind, "memory") == 0   ? MEMORY
             : kind && strcmp(kind, "thread") == 0 ? THREAD
                                                   : IO;
-    for (int i = 0; fault && i < 5; i++)
+    for (int i = 0; fault && i < 6; i++)
         if (strncmp(fault, names[i], strlen(names[i])) == 0) {
             what = i;
             when = atol(fault + strlen(names[i]));
@@ -61,7 +63,9 @@ static int hit(int of)
         return 0;
     if (what == KILL)
         raise(SIGKILL);
-    return 1;
+    if (what == SIGNAL)
+        raise(SIGTERM);
+    return what != SIGNAL;
 }
 
 /* 1: fail with error. */

@@ -766,6 +766,83 @@ class Replaced(Case):
         self.assertEqual(seen, {False, True})
 
 
+class Interrupted(Case):
+    def test_passes(self):
+        """A signal ends what reads all of the output again, not only what makes it."""
+        begin, _ = self.window()
+        self.break_off("kill", begin - 1)
+        kept = self.tmp / "staged"
+        shutil.copytree(self.out, kept)
+        _, calls = self.break_off("none", 0, "--resume")
+        interrupted = 0
+        for k in range(self.rng.randrange(10), calls, 1 if FULL else 10):
+            shutil.rmtree(self.out)
+            shutil.copytree(kept, self.out)
+            p, made = self.break_off("signal", k, "--resume")
+            if p.returncode == -signal.SIGTERM:  # too early to be asked
+                continue
+            self.assertIn(p.returncode, (0, 75), p.stderr)
+            if p.returncode:
+                interrupted += 1
+                self.assertIn("go on with: ", p.stderr)
+                self.assertLess(made - k, 40, f"at call {k} of {calls}")
+            self.go_on()
+            self.same(k)
+        self.assertGreater(interrupted, 5)
+
+    def test_missing(self):
+        """--finalize names every file that is missing, and the commands that make them."""
+        self.run_tool("--rank=1", "--world=4")
+        shards = sorted(p.name for p in self.whole.glob("*.safetensors"))
+        here = {p.name[5:] for p in (self.out / ".ccq").glob("done.*")}
+        for world in (["--world=4"], ["--world", "4"], []):
+            p = subprocess.run([TOOL, *OPTIONS, "--finalize", *world, self.model, self.out],
+                               capture_output=True, text=True)
+            self.assertEqual(p.returncode, 75, p.stderr)
+            for name in shards:
+                self.assertEqual(f"{name} is not finished" in p.stderr, name not in here)
+            for rank in range(4):
+                self.assertEqual(f"--rank {rank} --world 4" in p.stderr, rank != 1, p.stderr)
+            command = p.stderr.split("go on with: ")[1].split()
+            self.assertNotIn("--finalize", command)
+        subprocess.run(command[:1] + ["-q"] + command[1:], check=True)
+        self.same()
+
+
+class Written(Case):
+    """An input that is not a shard, written to while the job is at work."""
+    def while_at_work(self, harm, *args, code=65, behind="["):
+        p = subprocess.Popen([TOOL, "-j1", *OPTIONS, "--effort=normal", "--cpu-isa=c", *args,
+                              self.model, self.out], stderr=subprocess.PIPE, text=True,
+                             env=plain_environment())
+        for line in p.stderr:
+            if line.startswith(behind):
+                p.send_signal(signal.SIGSTOP)
+                harm()
+                p.send_signal(signal.SIGCONT)
+                break
+        _, text = p.communicate()
+        self.assertEqual(p.returncode, code, text)
+        self.assertEqual(self.out.exists(), code == 0)
+        return text
+
+    def test_carried_and_config(self):
+        self.model = self.tmp / "written"
+        for name in ("tokenizer_config.json", "config.json"):
+            for harm in (lambda p: p.write_text(p.read_text() + " "),
+                         lambda p: p.write_text(p.read_text().replace("1", "2", 1)),
+                         lambda p: p.unlink()):
+                shutil.copytree(type(self).model, self.model)
+                path = self.model / name
+                if name != "config.json":
+                    path.write_text('{"a": 1}')
+                text = self.while_at_work(lambda: harm(path),
+                                          code=65 if path.name == "config.json" or
+                                          "unlink" not in harm.__code__.co_names else 66)
+                self.assertIn(name, text)
+                shutil.rmtree(self.model)
+
+
 class Launchers(Case):
     ARRAY = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_STEP": "3",
              "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}

@@ -133,15 +133,25 @@ static int is_worth_it(ccq_code code)
            code == CCQ_NO_MEMORY || code == CCQ_UNAVAILABLE || code == CCQ_NO_INPUT;
 }
 
+static int is_world(const char *word)
+{
+    return strcmp(word, "--world") == 0 || strncmp(word, "--world=", 8) == 0;
+}
+
 void job_tell_resume(const cli *c, const ccq_quantize_options *o, const char *output,
                      ccq_code code)
 {
-    if (!is_left(output) || !is_worth_it(code) || (o->finalize && code == CCQ_INTERRUPTED))
+    int all = o->finalize && code == CCQ_INTERRUPTED; /* what is missing, too */
+    if (!is_left(output) || !is_worth_it(code))
         return;
     fprintf(stderr, "%s: go on with:", c->tool);
     for (int i = 0; i < c->argc; i++) {
+        if (all && (strcmp(c->argv[i], "--finalize") == 0 || is_world(c->argv[i]))) {
+            i += strcmp(c->argv[i], "--world") == 0;
+            continue;
+        }
         print_word(c->argv[i]);
-        if (i == 0 && !o->resume && !o->finalize)
+        if (i == 0 && !o->resume && (all || !o->finalize))
             fputs(" --resume", stderr);
     }
     fputc('\n', stderr);
