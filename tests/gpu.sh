@@ -158,8 +158,8 @@ check logits-wint2-none same_logits "$work/q-1" gates_fastdeploy.json --wint2-ro
 check logits-wint2-unzip same_logits "$work/q-1" gates_fastdeploy.json --wint2-rounding=unzip
 check twice same_twice "$work/q1"
 if [ "$device" = cuda ] && command -v python3 >/dev/null; then
-  check device_run python3 "$top/tests/test_device_run.py" "$build/tools/ccq-run" "$build/tools/ccq-quantize" \
-    cuda
+  check device_run python3 "$top/tests/test_device_run.py" "$build/tools/ccq-run" \
+    "$build/tools/ccq-quantize" cuda
   check device_cli python3 "$top/tests/test_device_cli.py" "$build/tools/ccq-quantize" \
     "$build/tests/make_checkpoint" cuda
 elif [ "$device" = cuda ]; then
@@ -167,9 +167,8 @@ elif [ "$device" = cuda ]; then
 fi
 
 if [ "$device" = cuda ] && [ "$failed" -eq 0 ]; then
-  : >"$out/bench.jsonl"
-  check bench sh -c '"$1" >"$2"' sh "$build/tests/bench_gpu" "$out/table.txt"
-  check bench-json sh -c '"$1" --json >"$2"' sh "$build/tests/bench_gpu" "$out/bench.jsonl"
+  check bench timeout -k 10 580 sh -c '"$1" --json "$3" >"$2"' sh "$build/tests/bench_gpu" \
+    "$out/table.txt" "$out/bench.jsonl"
   "$build/tests/make_checkpoint" --size 8G --hidden 2560 --inter 1536 --experts 64 "$work/big" \
     >"$out/make.log" 2>&1
   check quantize-big-cpu quantize --device=cpu --effort=fast "$work/big" "$work/big-cpu"
