@@ -99,13 +99,14 @@ CCQ_INLINE void ccq_fb_search_part(ccq_fb_pass_shared *sh, int moves, int t)
 {
     const int lane = t % 32, warp = t / 32, parts = CCQ_FB_WARPS / moves;
     const int move = warp / parts, count = CCQ_CODES / parts;
+    const float *norm = sh->norm + sh->entry[lane] * CCQ_FB_NORM_LD;
+    ccq_fb_group_shared *g = &sh->u.group;
     float y[CCQ_WINDOWS];
 
     for (int i = 0; i < CCQ_WINDOWS; i++)
-        y[i] = sh->u.group.y[move][i][lane];
-    sh->u.group.at[warp][lane] = ccq_fb_search(ccq_fb_value_of(sh, lane, 0),
-                                       sh->norm + sh->entry[lane] * CCQ_FB_NORM_LD,
-                                       warp % parts * count, count, y, &sh->u.group.least[warp][lane]);
+        y[i] = g->y[move][i][lane];
+    g->at[warp][lane] = ccq_fb_search(ccq_fb_value_of(sh, lane, 0), norm, warp % parts * count,
+                                      count, y, &g->least[warp][lane]);
 }
 
 /* The least of all parts; when no score is a number, byte 0. */
