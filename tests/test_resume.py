@@ -356,6 +356,39 @@ class Identity(Case):
         self.run_tool("--resume", model=model)  # a copy is the same input
         self.same()
 
+    def test_each_field_of_a_shard(self):
+        """Name, length and header of an input shard, one at a time, in another copy of it."""
+        self.stop_half_way()
+        model = self.tmp / "fields"
+        shutil.copytree(self.model, model)
+        index = model / "model.safetensors.index.json"
+        first = sorted(model.glob("*.safetensors"))[0]
+        text, data = index.read_text(), first.read_bytes()
+        size = int.from_bytes(data[:8], "little")
+        header, values = data[8:8 + size].decode(), data[8 + size:]
+
+        def written(head):
+            return len(head).to_bytes(8, "little") + head.encode() + values
+
+        other = model / "another.safetensors"
+        first.rename(other)
+        index.write_text(text.replace(first.name, other.name))
+        self.refused(model, "input[", ".name")
+        other.rename(first)
+        index.write_text(text)
+        first.write_bytes(written(header + " " * 8))
+        self.refused(model, "input[", ".bytes")
+        first.write_bytes(written(header.replace('"np"', '"pt"')))
+        self.refused(model, "input[", ".header_crc32")
+        first.write_bytes(data)
+        self.run_tool("--resume", model=model)
+        self.same()
+
+    def refused(self, model, *says):
+        p = self.run_tool("--resume", model=model, code=65)
+        for text in says:
+            self.assertIn(text, p.stderr)
+
     def test_changed_values(self):
         """The same header and size, another time: contents decide, tensor by tensor."""
         model = self.tmp / "values"
