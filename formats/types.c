@@ -84,14 +84,15 @@ static size_t escape_one(char out[8], const char *name, size_t len)
     return 1;
 }
 
-char *ccq_escape(char *out, size_t size, const char *name, size_t len)
+/* as_is: bytes that are no fault. */
+static char *escape(char *out, size_t size, const char *name, size_t len, const char *as_is)
 {
     size_t n = 0, keep = 0; /* keep: where "..." still fits */
     if (!size)
         return out;
     for (size_t i = 0; i < len;) {
-        char one[8];
-        i += escape_one(one, name + i, len - i);
+        char one[8] = {name[i]};
+        i += name[i] && strchr(as_is, name[i]) ? 1 : escape_one(one, name + i, len - i);
         size_t k = strlen(one);
         if (n + k >= size) {
             n = keep;
@@ -106,6 +107,16 @@ char *ccq_escape(char *out, size_t size, const char *name, size_t len)
     }
     out[n] = 0;
     return out;
+}
+
+char *ccq_escape(char *out, size_t size, const char *name, size_t len)
+{
+    return escape(out, size, name, len, "");
+}
+
+char *ccq_escape_rest(char *out, size_t size, const char *text)
+{
+    return escape(out, size, text, strlen(text), "\"\\");
 }
 
 static void end_with_dots(char *text, size_t size, int wanted)
@@ -132,6 +143,9 @@ static ccq_code fail_list(ccq_error *err, ccq_code code, const char *place, cons
         n = strlen(err->text);
     }
     end_with_dots(err->text + n, room - n, vsnprintf(err->text + n, room - n, fmt, list));
+    char text[sizeof err->text]; /* a name that nobody has escaped */
+    memcpy(text, err->text, strlen(err->text) + 1);
+    ccq_escape_rest(err->text, room, text);
     return code;
 }
 

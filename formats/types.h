@@ -95,6 +95,9 @@ ccq_code ccq_fail(ccq_error *err, ccq_code code, const char *fmt, ...) CCQ_PRINT
  * control bytes, quotes, backslashes and invalid UTF-8 become \n, \", \xNN.
  * Cut with "..." when too long. Returns out. */
 char *ccq_escape(char *out, size_t size, const char *name, size_t len);
+/* The same of text whose names are escaped already: what they consist of then, quotes and
+ * backslashes, stays as it is. */
+char *ccq_escape_rest(char *out, size_t size, const char *text);
 
 /* Storage types, spelled as in a safetensors header. */
 #define CCQ_DTYPES(X)                                                                              \

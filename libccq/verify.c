@@ -116,13 +116,47 @@ static int quoted_tensor(const char *text, char *out, size_t size)
     return 0;
 }
 
+/* A name as it was, of what ccq_escape made of it: findings hold names, not their looks. */
+static void unescape(char *text)
+{
+    static const char from[] = "\"\\nrt", to[] = "\"\\\n\r\t";
+    char *out = text;
+    for (const char *p = text; *p; p++) {
+        const char *found = *p == '\\' && p[1] ? strchr(from, p[1]) : NULL;
+        unsigned byte = 0;
+        int used = 0;
+        if (found) {
+            *out++ = to[found - from];
+            p++;
+        } else if (sscanf(p, "\\x%2x%n", &byte, &used) == 1 && used == 4 && byte) {
+            *out++ = (char)byte;
+            p += 3;
+        } else {
+            *out++ = *p;
+        }
+    }
+    *out = 0;
+}
+
+/* Behind "DIR/" or before the ":" of "DIR:", where text begins so. */
+static const char *behind_dir(const char *text, const char *dir)
+{
+    size_t n = strlen(dir);
+    if (strncmp(text, dir, n) != 0 || (text[n] != '/' && text[n] != ':'))
+        return NULL;
+    return text + n + (text[n] == '/');
+}
+
 /* The file a text begins with ("DIR/FILE: ...", "FILE: ..."); what follows it. */
 static const char *split_file(const ccq_verifier *v, const char *text, char *file, size_t size)
 {
-    size_t dir = strlen(v->dir), len;
+    size_t len;
+    char shown[1000];
+    const char *rest = behind_dir(text, v->dir);
     *file = 0;
-    if (strncmp(text, v->dir, dir) == 0 && (text[dir] == '/' || text[dir] == ':'))
-        text += dir + (text[dir] == '/');
+    if (!rest)
+        rest = behind_dir(text, ccq_escape(shown, sizeof shown, v->dir, strlen(v->dir)));
+    text = rest ? rest : text;
     if (strncmp(text, ": ", 2) == 0)
         return text + 2;
     const char *colon = strstr(text, ": ");
@@ -131,6 +165,7 @@ static const char *split_file(const ccq_verifier *v, const char *text, char *fil
         return text;
     memcpy(file, text, len);
     file[len] = 0;
+    unescape(file);
     return colon + 2;
 }
 
@@ -154,6 +189,7 @@ void ccq_verify_add_error(ccq_verifier *v, const ccq_error *err)
         if (strncmp(rest, lead, (size_t)n) == 0)
             rest += n + (rest[n] == ':');
         rest += *rest == ' ';
+        unescape(tensor);
     }
     if (!*file && strstr(rest, "config.json"))
         snprintf(file, sizeof file, "config.json"); /* what the tensors contradict */

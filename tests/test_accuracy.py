@@ -236,6 +236,9 @@ class Failures(Case):
         self.run_tool(*FAST, "--json", x, "--junit", x, MICRO, self.tokens, status=64)
         self.assertFalse(x.exists())
         self.assertFalse((MICRO / "x").exists())
+        err = self.run_tool("no\n\x1b[1m", self.tokens, status=66)[1]
+        self.assertIn("no\\n\\x1b[1m: no such directory", err)
+        self.assertEqual(len(err.splitlines()), 1)
 
     def test_the_tools_code(self):
         """A tool that fails: its code, its words, nothing written."""

@@ -363,6 +363,14 @@ class Verify(unittest.TestCase):
         self.expect(change(lambda m: m.update(ghost="model.safetensors")), "INDEX")
         self.expect(change(lambda m: m.update(ghost="absent.safetensors")), "NO_SHARD")
         self.expect(change(lambda m: m.update(ghost="../model.safetensors")), "PATH")
+        odd = 'x\n\x1b[1m\\'
+        d = change(lambda m: m.update(ghost=odd)).rename(GOOD.parent / ("to" + odd))
+        p = tool("--verify", d)
+        self.assertEqual(p.returncode, 1, p.stderr)
+        self.assertIn('NO_SHARD x\\n\\x1b[1m\\\\: no such file\n', p.stdout)  # escaped once
+        said = json.loads(tool("--verify", "--json", d).stdout)["findings"]
+        self.assertEqual([f["file"] for f in said if f["code"] == "NO_SHARD"], [odd])
+        shutil.rmtree(d)
 
     # ---- the manifest -------------------------------------------------------
 

@@ -29,7 +29,7 @@ TOOL = ""
 SHARED = pathlib.Path(os.environ.get("CCQ_SHARED", TOP.parent.parent / "shared"))
 MICRO = pathlib.Path(os.environ.get("CCQ_DATA", TOP / "data")) / "ernie-micro"
 SEED = int(os.environ.get("CCQ_SEED", "20"))
-BITS = {"U8": 8, "I8": 8, "BF16": 16, "F32": 32}
+BITS = {"U8": 8, "I8": 8, "BF16": 16, "F16": 16, "F32": 32}
 
 CONFIG = {
     "architectures": ["Ernie4_5_MoeForCausalLM"], "hidden_size": 128, "intermediate_size": 128,
@@ -99,17 +99,18 @@ def random_values(rng, dtype, count):
     return bytes(b for pair in zip(low, high) for b in pair)
 
 
-def write_model(path, config=None, change=None, drop=(), edit=None):
-    """change: {tensor: {element: value}}; drop: tensors left out; edit(config)."""
+def write_model(path, config=None, change=None, drop=(), edit=None, dtype="BF16"):
+    """change: {tensor: {element: value}}; drop: tensors left out; edit(config); dtype: of
+    all that is not F32 anyway."""
     c = dict(CONFIG, **(config or {}))
     rng = random.Random(SEED)
-    tensors = [t for t in shapes(c) if t[0] not in drop]
+    tensors = [(n, dtype if d == "BF16" else d, s) for n, d, s in shapes(c) if n not in drop]
     path.mkdir()
     head, _ = header(tensors)
     with open(path / "model.safetensors", "wb") as f:
         f.write(head)
-        for name, dtype, shape in tensors:
-            data = bytearray(random_values(rng, dtype, bytes_of(dtype, shape) * 8 // BITS[dtype]))
+        for name, kind, shape in tensors:
+            data = bytearray(random_values(rng, kind, bytes_of(kind, shape) * 8 // BITS[kind]))
             for element, value in (change or {}).get(name, {}).items():
                 raw = value if isinstance(value, bytes) else bf16(value)
                 data[element * len(raw):(element + 1) * len(raw)] = raw
@@ -377,7 +378,8 @@ class DryRun(Case):
         model, stats = self.model(), self.tmp / "stats"
         few = ["--calibration=random:128", "--calibration-window=64", "--save-stats", stats]
         for more in (["--rank=0", "--world=2"], ["--world=2", "--finalize"], ["--finalize"],
-                     ["--resume"], ["--overwrite"], ["--dry-run"], ["--check-tensor=ernie.norm.weight"]):
+                     ["--resume"], ["--overwrite"], ["--dry-run"],
+                     ["--check-tensor=ernie.norm.weight"]):
             with self.subTest(more=more):
                 self.refuse(64, *few, *more, model, says="no OUTPUT")
                 self.assertFalse(stats.exists())
@@ -580,19 +582,36 @@ class Refusals(Case):
         self.assertIn("qkv_proj: N=8 is not a multiple of 16", text)
         self.assertIn("o_proj: K=4 is not a multiple of 64", text)
 
-    def test_nonfinite(self):
-        cases = [("ernie.layers.1.mlp.experts.1.up_gate_proj", 256, "[5,7]", 5 * 256 + 7),
-                 ("ernie.layers.0.self_attn.o_proj", 128, "[127,0]", 127 * 128),
-                 ("ernie.embed_tokens", 128, "[31,127]", 32 * 128 - 1),
-                 ("ernie.norm", 128, "[0,3]", 3)]
-        for i, (name, _, index, element) in enumerate(cases):
-            for raw in b"\xc0\x7f", b"\x80\x7f", b"\x80\xff", b"\x01\x7f\x80\x7f"[2:]:
-                with self.subTest(name=name, raw=raw):
-                    model = self.tmp / "bad"
-                    shutil.rmtree(model, ignore_errors=True)
-                    write_model(model, change={name + ".weight": {element: raw}})
+    def nonfinite(self, model, dtype, name, index, element):
+        """Infinities, quiet and signalling NaN, each with both signs."""
+        size, form = BITS[dtype] // 8, "<I" if dtype == "F32" else "<H"
+        top = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}[dtype]
+        quiet = {"BF16": 0x40, "F16": 0x200, "F32": 0x400000}[dtype]
+        with open(model / "model.safetensors", "r+b") as f:
+            head = struct.unpack("<Q", f.read(8))[0]
+            at = 8 + head + json.loads(f.read(head))[name + ".weight"]["data_offsets"][0]
+            f.seek(at + element * size)
+            good = f.read(size)
+            for bits in (p | sign << 8 * size - 1 for p in (top, top | quiet, top | 1)
+                         for sign in (0, 1)):
+                f.seek(at + element * size)
+                f.write(struct.pack(form, bits))
+                f.flush()
+                with self.subTest(name=name, dtype=dtype, bits=hex(bits)):
                     says = [name, "1 non-finite values", "first at " + index]
-                    self.refuse(65, "--effort=fast", model, self.out, says=says)
+                    self.refuse(65, "-q", "--effort=fast", model, self.out, says=says)
+            f.seek(at + element * size)
+            f.write(good)
+
+    def test_nonfinite(self):
+        cases = [("ernie.layers.1.mlp.experts.1.up_gate_proj", "[5,7]", 5 * 256 + 7),
+                 ("ernie.layers.0.self_attn.o_proj", "[127,0]", 127 * 128),
+                 ("ernie.embed_tokens", "[31,127]", 32 * 128 - 1), ("ernie.norm", "[0,3]", 3)]
+        for dtype in "BF16", "F16", "F32":
+            model = write_model(self.tmp / dtype, dtype=dtype)
+            for name, index, element in cases:
+                self.nonfinite(model, dtype, name, index, element)
+            self.run_tool("-q", "--effort=fast", model, self.tmp / ("of" + dtype))  # good again
         bias = "ernie.layers.1.mlp.moe_statics.e_score_correction_bias"
         model = write_model(self.tmp / "bias", change={bias: {1: struct.pack("<f", float("nan"))}})
         self.refuse(65, "--effort=fast", model, self.out, says=[bias, "[0,1]"])
@@ -737,7 +756,8 @@ class Output(Case):
             place.parent.mkdir(exist_ok=True)
             place.write_text("x") if name.endswith("/") else place.symlink_to("../" * (
                 1 + name.count("/")) + "precious")
-            for more in [], ["--overwrite"], ["--resume"], ["--rank=0", "--world=2"], ["--finalize"]:
+            for more in ([], ["--overwrite"], ["--resume"], ["--rank=0", "--world=2"],
+                         ["--finalize"]):
                 with self.subTest(name=name, more=more):
                     p = self.run_tool("-q", "--effort=fast", *more, model, self.out, code=73)
                     self.assertIn("where a directory is to be", p.stderr)
@@ -824,6 +844,36 @@ class Output(Case):
             self.assertRegex(x, line)
         self.assertIn("FD_USE_MACHETE=0", p.stdout)
         self.assertNotIn("\033", p.stderr)
+
+    def test_names_of_places(self):
+        """A newline, an escape, a byte that is no text: one line each, nothing for a terminal."""
+        odd = 'a\n\x1b[1m"\\'
+        shown = 'a\\n\\x1b[1m\\"\\\\'
+        model, out = self.tmp / odd, self.tmp / ("to" + odd)
+        self.model().rename(model)
+
+        def look(p, count=None):
+            for text in p.stderr, p.stdout:
+                self.assertNotIn("\x1b", text)
+            self.assertNotIn(odd[:2], p.stderr + p.stdout)
+            if count:
+                self.assertEqual(len(p.stderr.splitlines()), count, p.stderr)
+            return p
+        p = look(self.run_tool("--effort=fast", model, out))
+        self.assertIn(f"{self.tmp}/{shown} -> {self.tmp}/to{shown}", p.stderr)
+        self.assertIn(f"{self.tmp}/to{shown}: ", p.stdout)
+        self.assertIn(f"{self.tmp}/to{shown}",
+                      look(self.run_tool("-q", model, out, code=73), 1).stderr)
+        for more, code in [([model, model / "x"], 64), ([self.tmp / ("no" + odd), self.out], 66),
+                           ([out, self.out], 65), ([model, self.out, odd], 64),
+                           (["--recipe", odd, model, self.out], 66),
+                           (["--stats", odd, model, self.out], 66),
+                           (["--calibration", odd, model, self.out], 66),
+                           (["--tensor-type", odd + "=wint8", model, self.out], 64)]:
+            with self.subTest(more=more):
+                look(self.run_tool(*more, code=code), 1)
+        (model / "config.json").write_text("{}")
+        look(self.run_tool(model, self.out, code=65), 1)
 
     def test_quiet(self):
         p = self.run_tool("-q", "--effort=fast", self.model(), self.out)

@@ -378,8 +378,9 @@ static int look_back(const cli *c, report *r, ccq_verify_result *found)
         r->verify = status == CLI_OK || status == CLI_FAILED ? found : NULL;
         return status;
     }
+    char shown[1000];
     cli_note(c, "rank %d of %d is done; when all are, --finalize puts %s into place", o->rank,
-             o->world, r->output);
+             o->world, ccq_escape(shown, sizeof shown, r->output, strlen(r->output)));
     return CLI_OK;
 }
 

@@ -19,12 +19,13 @@ enum { ISA_NAMES = sizeof isa_names / sizeof *isa_names };
 
 /* ---- Messages ------------------------------------------------------------ */
 
+/* One line, whatever the names in it hold. */
 static void say(const cli *c, const char *fmt, va_list ap)
 {
+    char text[6000], shown[7000];
     fflush(stdout); /* keeps the order when both go to one file */
-    fprintf(stderr, "%s: ", c->tool);
-    vfprintf(stderr, fmt, ap);
-    fputc('\n', stderr);
+    vsnprintf(text, sizeof text, fmt, ap);
+    fprintf(stderr, "%s: %s\n", c->tool, ccq_escape_rest(shown, sizeof shown, text));
 }
 
 void cli_error(const cli *c, const char *fmt, ...)

@@ -89,16 +89,18 @@ static void print_recipe(const report *r)
 static void print_lists(const report *r)
 {
     const ccq_plan *plan = r->plan;
-    char name[256];
+    char name[256], text[1000];
     for (size_t i = 0; i < plan->src->notes; i++)
-        fprintf(stderr, "  note      %s\n", plan->src->note[i]);
+        fprintf(stderr, "  note      %s\n",
+                ccq_escape_rest(text, sizeof text, plan->src->note[i]));
     for (size_t i = 0; i < plan->src->skips; i++) {
         const char *skipped = plan->src->skipped[i];
         fprintf(stderr, "  skipped   %s\n",
                 ccq_escape(name, sizeof name, skipped, strlen(skipped)));
     }
     for (size_t i = 0; i < plan->changes.count; i++)
-        fprintf(stderr, "  config    %s\n", plan->changes.text[i]);
+        fprintf(stderr, "  config    %s\n",
+                ccq_escape_rest(text, sizeof text, plan->changes.text[i]));
     for (size_t i = 0; i < plan->warnings.count; i++)
         cli_note(r->c, "warning: %s", plan->warnings.text[i]);
 }
@@ -106,10 +108,11 @@ static void print_lists(const report *r)
 void report_header(const report *r)
 {
     const ccq_arch *a = &r->plan->src->arch;
-    char bytes[32];
+    char bytes[32], from[1000], to[1000];
     if (r->c->quiet)
         return;
-    cli_note(r->c, "%s -> %s", r->input, r->output);
+    cli_note(r->c, "%s -> %s", ccq_escape(from, sizeof from, r->input, strlen(r->input)),
+             ccq_escape(to, sizeof to, r->output, strlen(r->output)));
     fprintf(stderr, "  model     ERNIE-4.5%s, %" PRId64 " layers", a->experts ? " MoE" : "",
             a->layers);
     if (a->experts)

@@ -144,7 +144,7 @@ static void print_device(const report *r, const ccq_quantize_result *result)
 
 void report_text(const report *r, const ccq_quantize_result *result)
 {
-    char bytes[32], rss[32];
+    char bytes[32], rss[32], name[1000];
     if (!result) {
         print_plan(r);
         return;
@@ -156,7 +156,8 @@ void report_text(const report *r, const ccq_quantize_result *result)
         printf("\n%" PRIu64 " columns are zero, or too small for their format: written as zeros\n",
                result->zero_columns);
     print_device(r, result);
-    printf("\n%s: %s in %.1f s, peak memory %s\n", r->output,
+    printf("\n%s: %s in %.1f s, peak memory %s\n",
+           ccq_escape(name, sizeof name, r->output, strlen(r->output)),
            cli_bytes(bytes, sizeof bytes, r->plan->total_bytes), result->wall_s,
            cli_bytes(rss, sizeof rss, report_peak_rss()));
     if (r->verify && !r->verify->findings)
