@@ -34,7 +34,8 @@ static void add_to(list *l, const char *word)
     if (l->more || l->len + n + 3 > sizeof l->text)
         l->more++;
     else
-        l->len += (size_t)sprintf(l->text + l->len, "%s%s", l->len ? ", " : "", word);
+        l->len += (size_t)snprintf(l->text + l->len, sizeof l->text - l->len, "%s%s",
+                                   l->len ? ", " : "", word);
 }
 
 /* Names that have no room in the error are in the lines before it. */
@@ -61,7 +62,8 @@ ccq_code ccq_ledger_missing(ccq_ledger *l, ccq_error *err)
     if (!missing)
         return code;
     snprintf(word, sizeof word, " and %zu more", files.more);
-    return ccq_fail(err, CCQ_INTERRUPTED, "%s: %zu of %zu files are not finished: %s%s; %s%s in "
-                    "place of --finalize, or --world 1 --resume for all", l->plan->output, missing,
-                    l->shards, files.text, files.more ? word : "", ranks.text, ranks.more ? ", ..." : "");
+    return ccq_fail(err, CCQ_INTERRUPTED,
+                    "%s: %zu of %zu files are not finished: %s%s; %s%s in place of --finalize, or "
+                    "--world 1 --resume for all", l->plan->output, missing, l->shards, files.text,
+                    files.more ? word : "", ranks.text, ranks.more ? ", ..." : "");
 }

@@ -301,6 +301,25 @@ class Failing(Case):
         for kind, few in (("fail", 40), ("all", 20)):
             self.loop(kind, "memory", self.total("memory"), few, (0, 69, 74))
 
+    @unittest.skipIf(SANITIZED, "the sanitizer has its own allocator")
+    def test_memory_of_a_resumed_job(self):
+        """What an earlier run has made stays, whatever the code, and the way on is told."""
+        self.stop_half_way()
+        kept = self.tmp / "half"
+        shutil.copytree(self.out, kept)
+        _, calls = self.break_off("none", 0, "--resume", kind_of="memory")
+        for k in Kills.every(self, calls, 15):
+            shutil.rmtree(self.out)
+            shutil.copytree(kept, self.out)
+            p, _ = self.break_off("fail", k, "--resume", kind_of="memory")
+            self.assertIn(p.returncode, (0, 69, 74), p.stderr)
+            if p.returncode and (self.out / ".ccq").exists():
+                self.assertTrue(self.journal().exists() or (self.out / "config.json").exists())
+            if "go on with: " not in p.stderr and (self.out / ".ccq").exists():
+                self.assertLess(k, calls // 2, p.stderr)  # before the output was looked at
+            self.go_on()
+            self.same(k)
+
     def test_threads(self):
         self.loop("fail", "thread", self.total("thread"), 5, (0, 69))
         self.loop("all", "thread", self.total("thread"), 5, (0, 69))
@@ -585,6 +604,14 @@ class Locks(Case):
         self.run_tool("--rank=0", "--world=2")
         self.run_tool("--rank=1", "--world=2")
         with open(self.out / ".ccq" / "lock.commit", "w") as f:
+            fcntl.flock(f, fcntl.LOCK_EX)
+            self.run_tool("--finalize", code=73)
+            self.run_tool("--resume", code=73)
+        self.run_tool("--finalize")
+        self.same()
+        (self.out / ".ccq").mkdir()
+        (self.out / ".ccq" / "commit").touch()
+        with open(self.out / ".ccq" / "lock.commit", "w") as f:  # it is clearing up
             fcntl.flock(f, fcntl.LOCK_EX)
             self.run_tool("--finalize", code=73)
             self.run_tool("--resume", code=73)
