@@ -179,6 +179,20 @@ static void run_pass(ccq_w2_shape s, const ccq_w2_gemm *p, const ccq_w2_block *b
         ccq_w2_put(s, p, b, r->shared, i);
 }
 
+static void launch(int nt, const ccq_w2_gemm *p, int64_t experts, ccq_w2_thread *t,
+                   ccq_w2_host_ring *ring)
+{
+    const ccq_w2_shape s = ccq_w2_shape_of(nt);
+
+    for (int64_t y = 0; y < ccq_w2_launch_experts(nt, experts, p->rows); y++) {
+        int64_t e = ccq_w2_expert_of(p->start, experts, nt, y, 0);
+        ccq_w2_block b;
+        for (int64_t group = 0; e >= 0 && group < p->n / (32 * s.cw); group++)
+            for (ccq_w2_block_init(s, p, e, group, &b); b.left > 0; ccq_w2_block_next(s, &b))
+                run_pass(s, p, &b, t, ring);
+    }
+}
+
 static int gemm(ccq_gpu *gpu, const ccq_w2_gemm *p, int64_t experts)
 {
     int threads = 0, bytes = 0, code = CCQ_GPU_NO_MEMORY;
@@ -195,13 +209,8 @@ static int gemm(ccq_gpu *gpu, const ccq_w2_gemm *p, int64_t experts)
     if (!ring.shared || !t)
         goto out;
     code = CCQ_GPU_OK;
-    for (int64_t e = 0; e < experts; e++) {
-        ccq_w2_shape s = ccq_w2_shape_of(ccq_w2_tiles_of(p->start[e + 1] - p->start[e]));
-        ccq_w2_block b;
-        for (int64_t group = 0; group < p->n / (32 * s.cw); group++)
-            for (ccq_w2_block_init(s, p, e, group, &b); b.left > 0; ccq_w2_block_next(s, &b))
-                run_pass(s, p, &b, t, &ring);
-    }
+    for (int nt = 1; nt <= CCQ_W2_MOST; nt++)
+        launch(nt, p, experts, t, &ring);
 out:
     free(t);
     free(ring.shared);

@@ -163,26 +163,40 @@ static __device__ __forceinline__ void keep_known(const ccq_w2_known &from, ccq_
     to.unit = from.unit;
 }
 
-/* Column group blockIdx.x of expert blockIdx.y, if it has more than `low` rows and at most
- * `high`. */
+/* Found by one warp; from memory, as nothing that a compiler would rather find again. */
+template <int NT>
+static __device__ __forceinline__ int find_expert(const int32_t *start, int64_t all, int thread)
+{
+    __shared__ int found;
+
+    if (thread < 32) {
+        int64_t expert = ccq_w2_expert_of(start, all, NT, blockIdx.y, thread);
+        if (!thread)
+            found = static_cast<int>(expert);
+    }
+    __syncthreads();
+    return *const_cast<volatile int *>(&found);
+}
+
+/* Column group blockIdx.x of the blockIdx.y-th expert with NT tiles of rows. */
 template <int NT, int FORM>
 static __global__ void __launch_bounds__(256, NT < 3 ? 2 : 1)
-    experts(ccq_w2_gemm params, ccq_w2_known constants, int64_t low, int64_t high)
+    experts(ccq_w2_gemm params, ccq_w2_known constants, int64_t all)
 {
     extern __shared__ __align__(16) uint8_t shared[];
     const ccq_w2_shape s = ccq_w2_shape_of(NT);
     const int thread = static_cast<int>(threadIdx.x);
-    const int64_t count = params.start[blockIdx.y + 1] - params.start[blockIdx.y];
+    const int expert = find_expert<NT>(params.start, all, thread);
     ccq_w2_gemm p = params;
     ccq_w2_block b;
     ccq_w2_thread t;
     ccq_w2_known known;
 
-    if (count <= low || count > high)
+    if (expert < 0)
         return;
     p.form = FORM;
     keep_known(constants, known);
-    ccq_w2_block_init(s, &p, blockIdx.y, blockIdx.x, &b);
+    ccq_w2_block_init(s, &p, expert, blockIdx.x, &b);
     for (; b.left > 0; ccq_w2_block_next(s, &b)) {
         ccq_w2_thread_init(s, &p, &b, &known, thread, &t);
         if (FORM != CCQ_W2_FORM_U && b.exact)
@@ -203,19 +217,20 @@ static int launch(ccq_gpu *gpu, const ccq_w2_gemm *p, int64_t count)
 {
     const ccq_w2_shape s = ccq_w2_shape_of(NT);
     const int bytes = ccq_w2_shared_bytes(s);
-    int64_t low = (NT - 1) * CCQ_W2_TOKENS;
-    int64_t high = NT == CCQ_W2_MOST ? INT64_MAX : NT * CCQ_W2_TOKENS;
-    dim3 grid(static_cast<unsigned>(p->n / (32 * s.cw)), static_cast<unsigned>(count));
+    const int64_t most = ccq_w2_launch_experts(NT, count, p->rows);
+    dim3 grid(static_cast<unsigned>(p->n / (32 * s.cw)), static_cast<unsigned>(most));
+    if (!most)
+        return CCQ_GPU_OK;
     cudaError_t e = cudaFuncSetAttribute(experts<NT, FORM>,
                                          cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (e != cudaSuccess)
         return ccq_cuda_check(gpu, e, "shared memory of wint2 experts");
     experts<NT, FORM><<<grid, ccq_w2_threads(s), static_cast<size_t>(bytes),
-                        ccq_cuda_stream(gpu)>>>(*p, ccq_w2_known_of(), low, high);
+                        ccq_cuda_stream(gpu)>>>(*p, ccq_w2_known_of(), count);
     return ccq_cuda_launched(gpu, "wint2 experts");
 }
 
-/* A kernel for every number of rows that an expert may have; those of other experts leave. */
+/* A kernel for every number of tiles of rows that an expert may have. */
 template <int FORM>
 static int gemm_of(ccq_gpu *gpu, const ccq_w2_gemm *p, int64_t count, int64_t most)
 {

@@ -43,6 +43,75 @@ static inline CCQ_HD int ccq_w2_tiles_of(int64_t count)
     return nt < CCQ_W2_MOST ? (int)nt : CCQ_W2_MOST;
 }
 
+/* Whether it is a launch's for experts of nt tiles of rows. */
+static inline CCQ_HD int ccq_w2_is_for(int64_t count, int nt)
+{
+    return count > 0 && ccq_w2_tiles_of(count) == nt;
+}
+
+/* How many such experts there can be among so many rows. */
+static inline int64_t ccq_w2_launch_experts(int nt, int64_t experts, int64_t rows)
+{
+    int64_t most = rows / ((nt - 1) * CCQ_W2_TOKENS + 1);
+    return most < experts ? most : experts;
+}
+
+/* Bit i: expert base + i is for nt. A warp's lanes look at one each. */
+CCQ_W2_FN uint32_t ccq_w2_votes(const int32_t *start, int64_t experts, int64_t base, int nt,
+                                int lane)
+{
+#ifdef __CUDA_ARCH__
+    int64_t e = base + lane;
+    return __ballot_sync(0xffffffffu, e < experts && ccq_w2_is_for(start[e + 1] - start[e], nt));
+#else
+    uint32_t votes = 0;
+    (void)lane;
+    for (int i = 0; i < 32 && base + i < experts; i++)
+        votes |= (uint32_t)ccq_w2_is_for(start[base + i + 1] - start[base + i], nt) << i;
+    return votes;
+#endif
+}
+
+CCQ_W2_FN int ccq_w2_bits_set(uint32_t bits)
+{
+#ifdef __CUDA_ARCH__
+    return __popc(bits);
+#else
+    return __builtin_popcount(bits);
+#endif
+}
+
+/* bits is not 0. */
+CCQ_W2_FN int ccq_w2_first_bit(uint32_t bits)
+{
+#ifdef __CUDA_ARCH__
+    return __ffs((int)bits) - 1;
+#else
+    return __builtin_ctz(bits);
+#endif
+}
+
+/* The expert with number `number` (from 0) of those that are for nt; -1: there are fewer. Called
+ * by whole warps. */
+CCQ_W2_FN int64_t ccq_w2_expert_of(const int32_t *start, int64_t experts, int nt, int64_t number,
+                                   int lane)
+{
+    int64_t base;
+
+    for (base = 0; base < experts; base += 32) {
+        uint32_t votes = ccq_w2_votes(start, experts, base, nt, lane);
+        int count = ccq_w2_bits_set(votes);
+        if (number >= count) {
+            number -= count;
+            continue;
+        }
+        for (; number > 0; number--)
+            votes &= votes - 1;
+        return base + ccq_w2_first_bit(votes);
+    }
+    return -1;
+}
+
 typedef struct ccq_w2_gemm {
     const ccq_gpu_matrix *matrix; /* [experts] */
     const int32_t *start;
