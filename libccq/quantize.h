@@ -326,10 +326,10 @@ typedef struct ccq_tensor_check {
     int tensors;               /* stored tensors compared, of all ranks */
 } ccq_tensor_check;
 
-/* Makes the tensor called name (of the model, with or without ".weight", or stored) as the
- * plan says and compares it with plan->output, which options.look left alone. run NULL: only
- * looks whether that has one of this kind. USAGE: there is no such tensor. UNSUPPORTED: it depends on more than itself (calibration). SHAPE,
- * DTYPE, INCOMPLETE: the output has another one, or none. */
+/* Makes the tensor called name (of the model, with or without ".weight", or stored) as the plan
+ * says and compares it with plan->output, which options.look left alone. run NULL: only looks
+ * whether that has one of this kind. USAGE: there is no such tensor. UNSUPPORTED: it depends on
+ * more than itself (calibration). SHAPE, DTYPE, INCOMPLETE: the output has another one, or none. */
 ccq_code ccq_check_tensor(const ccq_plan *plan, const ccq_quantize_run_options *run,
                           const char *name, ccq_tensor_check *result, ccq_error *err);
 
