@@ -67,13 +67,16 @@ static inline int wrong_download(ccq_gpu *gpu, void *to, const void *from, size_
     return code;
 }
 
-/* mine takes the place of the device's functions; those of it that fail do as `left` says. */
+/* mine takes the place of the device's functions; they fail as `failing` says: not yet. */
 static inline ccq_gpu *failing_open(ccq_gpu_device *mine, int wrong)
 {
     char why[CCQ_GPU_TEXT];
     ccq_gpu *gpu;
 
     REQUIRE(!ccq_gpu_open(CCQ_GPU_HOST, 0, &gpu, why), "%s", why);
+    failing.uploads = failing.downloads = failing.waits = -1;
+    failing.pins = failing.allocations = -1;
+    failing.room = 0;
     real = gpu->device;
     *mine = *real;
     mine->upload = no_upload;

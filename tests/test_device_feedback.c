@@ -120,7 +120,6 @@ static void check_scene(const matrix *m, const scene *s, const result *want)
 
     failing.uploads = s->uploads;
     failing.downloads = s->downloads;
-    failing.waits = failing.pins = -1;
     failing.allocations = s->allocations;
     failing.room = s->room ? room_for(gpu, s->room) : 0;
     warnings = 0;
@@ -144,8 +143,6 @@ static void check_wrong(const matrix *m)
     result r;
     ccq_error err = {.text = ""};
 
-    failing.uploads = failing.waits = failing.pins = failing.allocations = -1;
-    failing.room = 0;
     CHECK(encode(m, gpu, &r, &err) == CCQ_BUG, "a device that is wrong: '%s'", err.text);
     failing_close(gpu);
 }
